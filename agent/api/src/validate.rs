@@ -1,1 +1,177 @@
-//! (being written)
+//! Rules an object must keep, in the words of Kubernetes' `pkg/apis/*/validation`.
+//!
+//! Shapes (types, required fields, unknown fields) are the business of `decode`; here is what a schema cannot say:
+//! names, references inside an object, numbers that must fit each other, and what may not change.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::kinds::Kind;
+
+pub mod names;
+
+/// One broken rule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    /// Full path of the field, e.g. `spec.containers[0].name`.
+    pub path: String,
+    /// Which sort of rule.
+    pub kind: FieldErrorKind,
+    /// The value found, where it is worth showing.
+    pub value: Option<Value>,
+    /// What is wrong; may be empty.
+    pub detail: String,
+}
+
+/// Sorts of rules; [`FieldErrorKind::reason`] gives the words machines read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldErrorKind {
+    /// Malformed or out of bounds.
+    Invalid,
+    /// Absent or empty.
+    Required,
+    /// Well formed, but not allowed here.
+    Forbidden,
+    /// Not one of a list of words.
+    NotSupported,
+    /// There twice.
+    Duplicate,
+    /// Names something that does not exist.
+    NotFound,
+    /// Too many bytes.
+    TooLong,
+    /// Too many items.
+    TooMany,
+}
+
+impl FieldErrorKind {
+    /// `reason` of a cause in a `Status`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Invalid => "FieldValueInvalid",
+            Self::Required => "FieldValueRequired",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::NotFound => "FieldValueNotFound",
+            Self::TooLong => "FieldValueTooLong",
+            Self::TooMany => "FieldValueTooMany",
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Invalid => "Invalid value",
+            Self::Required => "Required value",
+            Self::Forbidden => "Forbidden",
+            Self::NotSupported => "Unsupported value",
+            Self::Duplicate => "Duplicate value",
+            Self::NotFound => "Not found",
+            Self::TooLong => "Too long",
+            Self::TooMany => "Too many",
+        }
+    }
+}
+
+impl FieldError {
+    fn new(path: impl Into<String>, kind: FieldErrorKind, value: Option<Value>, detail: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            kind,
+            value,
+            detail: detail.into(),
+        }
+    }
+
+    /// A malformed value.
+    pub fn invalid(path: impl Into<String>, value: impl Into<Value>, detail: impl Into<String>) -> Self {
+        Self::new(path, FieldErrorKind::Invalid, Some(value.into()), detail)
+    }
+
+    /// A missing value.
+    pub fn required(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(path, FieldErrorKind::Required, None, detail)
+    }
+
+    /// A value that is not allowed here.
+    pub fn forbidden(path: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::new(path, FieldErrorKind::Forbidden, None, detail)
+    }
+
+    /// A value that is not one of `supported`.
+    pub fn not_supported(path: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
+        let listed: Vec<String> = supported.iter().map(|word| crate::status::quote(word)).collect();
+        let detail = format!("supported values: {}", listed.join(", "));
+        Self::new(path, FieldErrorKind::NotSupported, Some(value.into()), detail)
+    }
+
+    /// A value that is there twice.
+    pub fn duplicate(path: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self::new(path, FieldErrorKind::Duplicate, Some(value.into()), "")
+    }
+
+    /// A name of something that does not exist.
+    pub fn not_found(path: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self::new(path, FieldErrorKind::NotFound, Some(value.into()), "")
+    }
+
+    /// More than `limit` bytes.
+    pub fn too_long(path: impl Into<String>, limit: usize) -> Self {
+        let unit = if limit == 1 { "byte" } else { "bytes" };
+        Self::new(
+            path,
+            FieldErrorKind::TooLong,
+            None,
+            format!("may not be more than {limit} {unit}"),
+        )
+    }
+
+    /// More than `limit` items.
+    pub fn too_many(path: impl Into<String>, count: usize, limit: usize) -> Self {
+        let unit = if limit == 1 { "item" } else { "items" };
+        Self::new(
+            path,
+            FieldErrorKind::TooMany,
+            Some(count.into()),
+            format!("must have at most {limit} {unit}"),
+        )
+    }
+
+    /// The text without the path: `message` of a cause.
+    pub fn body(&self) -> String {
+        let mut text = self.kind.words().to_owned();
+        match &self.value {
+            None => {}
+            Some(Value::String(value)) => {
+                text.push_str(": ");
+                text.push_str(&crate::status::quote(value));
+            }
+            Some(value) => {
+                text.push_str(": ");
+                text.push_str(&value.to_string());
+            }
+        }
+        if !self.detail.is_empty() {
+            text.push_str(": ");
+            text.push_str(&self.detail);
+        }
+        text
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.path, self.body())
+    }
+}
+
+/// What is wrong with a new object. Defaults have been applied and the name has been generated.
+pub fn create(_kind: &Kind, _object: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
+
+/// What is wrong with a new version of an object, given the stored one.
+pub fn update(_kind: &Kind, _new: &Value, _old: &Value) -> Vec<FieldError> {
+    Vec::new()
+}
