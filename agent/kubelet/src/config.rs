@@ -1,0 +1,53 @@
+//! What the kubelet is told once, at start.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// The settings of one kubelet. Directories are made when absent.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of the node object; also the `kubernetes.io/hostname` label.
+    pub node: String,
+    /// Directory for what must survive a reboot (`/var/lib/minidc/agent`): pod directories and the record of imported
+    /// images. Made with mode 0700.
+    pub data: PathBuf,
+    /// Directory for what need not (`/run/minidc`): the FIFOs of running exec sessions. Must be on a tmpfs.
+    pub run: PathBuf,
+    /// containerd's socket, usually `/run/containerd/containerd.sock`.
+    pub containerd: PathBuf,
+    /// Where container logs go, usually `/var/log/pods`.
+    pub log_dir: PathBuf,
+    /// Whether this node is (also) the control plane: adds the role label `node-role.kubernetes.io/control-plane`.
+    pub control_plane: bool,
+    /// Labels beyond the well-known ones, for instance the board.
+    pub labels: BTreeMap<String, String>,
+    /// Name servers written to pods with `dnsPolicy: ClusterFirst`; when empty those pods get the node's own.
+    pub cluster_dns: Vec<IpAddr>,
+    /// The cluster's DNS domain, usually `cluster.local`.
+    pub cluster_domain: String,
+    /// Pods this node takes (Kubernetes' default is 110).
+    pub max_pods: u32,
+    /// Name of the pause image that containerd is configured with as `sandbox_image`.
+    pub pause_image: String,
+}
+
+impl Config {
+    /// The usual places of a node called `node`.
+    #[must_use]
+    pub fn new(node: impl Into<String>) -> Self {
+        Self {
+            node: node.into(),
+            data: "/var/lib/minidc/agent".into(),
+            run: "/run/minidc".into(),
+            containerd: "/run/containerd/containerd.sock".into(),
+            log_dir: "/var/log/pods".into(),
+            control_plane: false,
+            labels: BTreeMap::new(),
+            cluster_dns: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            max_pods: 110,
+            pause_image: crate::pause::IMAGE.into(),
+        }
+    }
+}
