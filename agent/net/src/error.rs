@@ -1,0 +1,51 @@
+//! What can go wrong between a plan and the kernel.
+
+use std::{io, path::PathBuf};
+
+/// A change to the node's network that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No netlink socket.
+    #[error("open a netlink socket")]
+    Socket(#[source] io::Error),
+    /// The kernel refused a request.
+    #[error("{attempt}")]
+    Netlink {
+        /// What was tried, with its object.
+        attempt: String,
+        /// What the kernel says.
+        #[source]
+        source: Box<rtnetlink::Error>,
+    },
+    /// nft refused the rules, or could not be run.
+    #[error("apply nftables rules: {detail}")]
+    Rules {
+        /// What nft says.
+        detail: String,
+    },
+    /// A file could not be read or written.
+    #[error("write {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// `ESRCH` and `EADDRNOTAVAIL` of Linux: the route, or the address, to be removed is not there.
+const NOT_THERE: [i32; 2] = [3, 99];
+
+impl Error {
+    /// Whether the kernel says that the object is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        let Self::Netlink { source, .. } = self else {
+            return false;
+        };
+        let rtnetlink::Error::NetlinkError(message) = source.as_ref() else {
+            return false;
+        };
+        NOT_THERE.contains(&message.raw_code().abs())
+    }
+}

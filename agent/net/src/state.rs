@@ -1,0 +1,79 @@
+//! How the network is, for the node's condition `NetworkUnavailable` and its LEDs.
+
+use std::fmt;
+
+/// Why something does not work; the name is fit for a condition's `reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The node has no pod range yet.
+    NoPodRange,
+    /// The node's pod range lies outside the cluster's, is too small, or is another node's.
+    BadPodRange,
+    /// The pod range overlaps a network that this node is plugged into: hosts there may be out of reach.
+    PodRangeOverlapsLan,
+    /// A node has no address on a link of this node: its pods are out of reach from here.
+    PeerNotOnLink,
+    /// The kernel, nft or the file system refused a change.
+    ApplyFailed,
+}
+
+impl Reason {
+    /// CamelCase, as in conditions.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoPodRange => "NoPodRange",
+            Self::BadPodRange => "BadPodRange",
+            Self::PodRangeOverlapsLan => "PodRangeOverlapsLan",
+            Self::PeerNotOnLink => "PeerNotOnLink",
+            Self::ApplyFailed => "ApplyFailed",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Something that does not work, or not everywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What kind of trouble.
+    pub reason: Reason,
+    /// One sentence for people, with the ranges and nodes it is about.
+    pub message: String,
+}
+
+/// How the network is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkState {
+    /// Pods can be given addresses and leave the node: the condition `NetworkUnavailable` is False.
+    pub ready: bool,
+    /// Everything that does not work, the worst first. May be non-empty although `ready`: then most of it works.
+    pub problems: Vec<Problem>,
+}
+
+impl NetworkState {
+    /// `reason` for the node's condition: of the worst problem, else `RouteCreated` as Kubernetes' own route controller says.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        self.problems
+            .first()
+            .map_or("RouteCreated", |problem| problem.reason.as_str())
+    }
+
+    /// `message` for the node's condition: all problems, else what is so.
+    #[must_use]
+    pub fn message(&self) -> String {
+        if self.problems.is_empty() {
+            return "the pod network is set up".to_owned();
+        }
+        self.problems
+            .iter()
+            .map(|problem| problem.message.as_str())
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+}

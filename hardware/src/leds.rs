@@ -1,0 +1,322 @@
+//! The driver: switches the pins when the health changes and when a pattern has an edge, and sleeps otherwise.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Board, Error, Gpio, LedName, NodeHealth, State, fake::unix_milliseconds};
+
+/// What `leds.json` holds: written at each change of state, not at each edge, since the cycles say the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`State::name`].
+    pub state: String,
+    /// [`State::meaning`].
+    pub meaning: String,
+    /// When all cycles began, in milliseconds since 1970.
+    pub since: u64,
+    /// The three LEDs in the order power, activity, fault.
+    pub leds: Vec<LedReport>,
+}
+
+/// One LED of a [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedReport {
+    /// `power`, `activity` or `fault`.
+    pub name: String,
+    /// `green`, `yellow` or `red`.
+    pub colour: String,
+    /// BCM number of the pin.
+    pub gpio: u8,
+    /// The pattern in words.
+    pub pattern: String,
+    /// One round; a steady LED has a single step of 0 ms.
+    pub cycle: Vec<Step>,
+}
+
+/// A step of an LED's cycle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Lit or dark.
+    pub on: bool,
+    /// How long, in milliseconds.
+    pub ms: u64,
+}
+
+impl Report {
+    /// The report of a state that began at `since` (milliseconds since 1970) on this board.
+    #[must_use]
+    pub fn new(state: State, board: &Board, since: u64) -> Self {
+        let patterns = state.patterns();
+        let leds = LedName::ALL.map(|name| {
+            let (led, pattern) = (board.led(name), patterns.of(name));
+            LedReport {
+                name: name.as_str().to_owned(),
+                colour: led.colour.clone(),
+                gpio: led.gpio,
+                pattern: pattern.to_string(),
+                cycle: pattern
+                    .cycle()
+                    .into_iter()
+                    .map(|(on, time)| Step {
+                        on,
+                        ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+                    })
+                    .collect(),
+            }
+        });
+        Self {
+            state: state.name().to_owned(),
+            meaning: state.meaning().to_owned(),
+            since,
+            leds: leds.into(),
+        }
+    }
+}
+
+/// The driver of a node's LEDs; the only writer of its pins.
+pub struct Leds {
+    gpio: Box<dyn Gpio>,
+    board: Board,
+    report: Option<PathBuf>,
+    levels: [Option<bool>; 3],
+}
+
+impl Leds {
+    /// A driver for the pins of `board`. With `report` it also keeps that file (usually `/run/minidc/leds.json`) equal to
+    /// what the LEDs show, as a [`Report`].
+    #[must_use]
+    pub fn new(gpio: Box<dyn Gpio>, board: Board, report: Option<PathBuf>) -> Self {
+        Self {
+            gpio,
+            board,
+            report,
+            levels: [None; 3],
+        }
+    }
+
+    /// Shows `health` until `shutdown`, then turns all LEDs off: dark means that nobody watches over this board.
+    ///
+    /// A pin that cannot be switched is logged once per change of state; the LEDs never stop the agent.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn run(
+        mut self,
+        mut health: watch::Receiver<NodeHealth>,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let mut open = true;
+        let mut state = State::of(&health.borrow_and_update());
+        let mut began = Instant::now();
+        self.publish(state);
+        loop {
+            let next_edge = self.show(state, began.elapsed());
+            let edge = async {
+                match next_edge {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                changed = health.changed(), if open => match changed {
+                    Ok(()) => {
+                        let now = State::of(&health.borrow_and_update());
+                        // The pattern is not begun anew when facts change that it does not show.
+                        if now != state {
+                            tracing::debug!(from = %state, to = %now, "LED state");
+                            state = now;
+                            began = Instant::now();
+                            self.publish(state);
+                        }
+                    }
+                    // Nobody will tell more: keep showing the last word until shutdown.
+                    Err(_) => open = false,
+                },
+                () = edge => {}
+            }
+        }
+        for led in 0..LedName::ALL.len() {
+            self.set(led, false);
+        }
+        if let Some(path) = &self.report {
+            remove_file(path);
+        }
+        Ok(())
+    }
+
+    /// Sets the levels for this moment; returns the time to the next edge of any LED.
+    fn show(&mut self, state: State, elapsed: Duration) -> Option<Duration> {
+        let patterns = state.patterns();
+        let mut next: Option<Duration> = None;
+        for (index, name) in LedName::ALL.into_iter().enumerate() {
+            let (level, wait) = patterns.of(name).level_at(elapsed);
+            self.set(index, level);
+            if let Some(wait) = wait {
+                next = Some(next.map_or(wait, |next| next.min(wait)));
+            }
+        }
+        // The timer's resolution is a millisecond; an earlier wake-up would find nothing to do.
+        next.map(|wait| wait.max(Duration::from_millis(1)))
+    }
+
+    fn set(&mut self, index: usize, level: bool) {
+        if self.levels[index] == Some(level) {
+            return;
+        }
+        // Also after a failure: trying again at each edge would fill the log.
+        self.levels[index] = Some(level);
+        let gpio = self.board.led(LedName::ALL[index]).gpio;
+        if let Err(error) = self.gpio.set(gpio, level) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "LED");
+        }
+    }
+
+    fn publish(&mut self, state: State) {
+        let Some(path) = &self.report else { return };
+        let report = Report::new(state, &self.board, unix_milliseconds());
+        if let Err(error) = write_report(path, &report) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "LED report");
+        }
+    }
+}
+
+/// Replaces the file in one step, so that a reader never sees half of it. It lies in memory: no sync.
+fn write_report(path: &Path, report: &Report) -> Result<(), Error> {
+    let write = || -> io::Result<()> {
+        let text = serde_json::to_vec(report)?;
+        let fresh = path.with_extension("json.new");
+        fs::write(&fresh, text)?;
+        fs::rename(&fresh, path)
+    };
+    write().map_err(|source| Error::File {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn remove_file(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "remove LED report");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{FakeGpio, History, Refusal, Stage};
+
+    struct Running {
+        health: watch::Sender<NodeHealth>,
+        history: History,
+        shutdown: CancellationToken,
+        task: tokio::task::JoinHandle<Result<(), Error>>,
+        directory: tempfile::TempDir,
+    }
+
+    fn start(stage: Stage) -> Running {
+        let directory = tempfile::tempdir().unwrap();
+        let (health, receiver) = watch::channel(NodeHealth {
+            stage,
+            ..NodeHealth::default()
+        });
+        let gpio = FakeGpio::new(None).unwrap();
+        let history = gpio.history();
+        let report = directory.path().join("leds.json");
+        let leds = Leds::new(Box::new(gpio), Board::virtual_pi().unwrap(), Some(report));
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(leds.run(receiver, shutdown.clone()));
+        Running {
+            health,
+            history,
+            shutdown,
+            task,
+            directory,
+        }
+    }
+
+    impl Running {
+        fn levels(&self) -> [Option<bool>; 3] {
+            [17, 27, 22].map(|gpio| self.history.level(gpio))
+        }
+
+        fn report(&self) -> Report {
+            serde_json::from_slice(&fs::read(self.directory.path().join("leds.json")).unwrap()).unwrap()
+        }
+
+        /// Lets the driver reach its next wait; the clock stands still meanwhile.
+        async fn settle(&self) {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leds_follow_the_health_and_go_dark_at_the_end() {
+        let node = start(Stage::Connected);
+        node.settle().await;
+        assert_eq!(node.levels(), [Some(true), Some(false), Some(false)]);
+        assert_eq!(node.report().state, "ready");
+        node.health.send_modify(|health| health.pods_running = 2);
+        node.settle().await;
+        assert_eq!(node.levels(), [Some(true), Some(true), Some(false)]);
+        assert_eq!(node.report().state, "working");
+        node.shutdown.cancel();
+        node.task.await.unwrap().unwrap();
+        assert_eq!([17, 27, 22].map(|gpio| node.history.level(gpio)), [Some(false); 3]);
+        assert!(!node.directory.path().join("leds.json").exists());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn steady_state_has_no_edges_and_no_wake_ups() {
+        let node = start(Stage::Connected);
+        node.settle().await;
+        let before = node.history.edges().len();
+        // With the clock paused, an hour passes at once unless a timer of the driver is due.
+        let start = Instant::now();
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(start.elapsed().as_secs(), 3600);
+        assert_eq!(node.history.edges().len(), before);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusal_is_flashed_as_often_as_its_code_says() {
+        let node = start(Stage::Refused(Refusal::NameInUse));
+        let round: Duration = Pattern::Pulses(3).cycle().iter().map(|(_, time)| *time).sum();
+        tokio::time::sleep(round - Duration::from_millis(1)).await;
+        node.settle().await;
+        let flashes = node
+            .history
+            .edges()
+            .iter()
+            .filter(|edge| edge.gpio == 22 && edge.high)
+            .count();
+        assert_eq!(flashes, 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pattern_is_not_begun_anew_by_facts_it_does_not_show() {
+        let node = start(Stage::Searching);
+        node.settle().await;
+        let since = node.report().since;
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        node.health
+            .send_modify(|health| health.temperature_celsius = Some(50.0));
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        node.settle().await;
+        assert_eq!(node.history.level(27), Some(false), "the blink went on");
+        assert_eq!(node.report().since, since);
+    }
+
+    use crate::Pattern;
+}
