@@ -1,6 +1,7 @@
 //! The table of kinds: one row per kind that the API serves. A row and its schema text are all that a kind needs.
 
 use crate::schema::{self, Type};
+use crate::table::{Column, columns};
 
 /// Whether objects of a kind live in a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,8 @@ pub struct Kind {
     pub schema: &'static str,
     /// Paths that field selectors may use besides `metadata.name` and `metadata.namespace`.
     pub fields: &'static [&'static str],
+    /// What `kubectl get` prints.
+    pub columns: &'static [Column],
     /// `metadata.generation` counts changes of anything but metadata and status.
     pub has_generation: bool,
 }
@@ -170,6 +173,7 @@ const ROW: Kind = Kind {
     subresources: &[],
     schema: "",
     fields: &[],
+    columns: columns::PLAIN,
     has_generation: false,
 };
 
@@ -180,6 +184,7 @@ static KINDS: &[Kind] = &[
         singular: "configmap",
         short_names: &["cm"],
         schema: "io.k8s.api.core.v1.ConfigMap",
+        columns: columns::CONFIG_MAPS,
         ..ROW
     },
     Kind {
@@ -189,6 +194,7 @@ static KINDS: &[Kind] = &[
         short_names: &["ev"],
         storage: Storage::Memory { ttl_seconds: Some(3600) },
         schema: "io.k8s.api.core.v1.Event",
+        columns: columns::EVENTS,
         fields: &[
             "involvedObject.kind",
             "involvedObject.namespace",
@@ -212,6 +218,7 @@ static KINDS: &[Kind] = &[
         scope: Scope::Cluster,
         subresources: &[Subresource::Status],
         schema: "io.k8s.api.core.v1.Namespace",
+        columns: columns::NAMESPACES,
         fields: &["status.phase"],
         ..ROW
     },
@@ -223,6 +230,7 @@ static KINDS: &[Kind] = &[
         scope: Scope::Cluster,
         subresources: &[Subresource::Status],
         schema: "io.k8s.api.core.v1.Node",
+        columns: columns::NODES,
         fields: &["spec.unschedulable"],
         ..ROW
     },
@@ -234,6 +242,7 @@ static KINDS: &[Kind] = &[
         categories: &["all"],
         subresources: &[Subresource::Binding, Subresource::Exec, Subresource::Log, Subresource::Status],
         schema: "io.k8s.api.core.v1.Pod",
+        columns: columns::PODS,
         fields: &[
             "spec.nodeName",
             "spec.restartPolicy",
@@ -252,6 +261,7 @@ static KINDS: &[Kind] = &[
         plural: "secrets",
         singular: "secret",
         schema: "io.k8s.api.core.v1.Secret",
+        columns: columns::SECRETS,
         fields: &["type"],
         ..ROW
     },
@@ -263,6 +273,7 @@ static KINDS: &[Kind] = &[
         categories: &["all"],
         subresources: &[Subresource::Status],
         schema: "io.k8s.api.core.v1.Service",
+        columns: columns::SERVICES,
         fields: &["spec.clusterIP", "spec.type"],
         ..ROW
     },
@@ -275,6 +286,7 @@ static KINDS: &[Kind] = &[
         categories: &["all"],
         subresources: &[Subresource::Scale, Subresource::Status],
         schema: "io.k8s.api.apps.v1.Deployment",
+        columns: columns::DEPLOYMENTS,
         has_generation: true,
         ..ROW
     },
@@ -287,6 +299,7 @@ static KINDS: &[Kind] = &[
         categories: &["all"],
         subresources: &[Subresource::Scale, Subresource::Status],
         schema: "io.k8s.api.apps.v1.ReplicaSet",
+        columns: columns::REPLICA_SETS,
         fields: &["status.replicas"],
         has_generation: true,
         ..ROW
@@ -298,6 +311,7 @@ static KINDS: &[Kind] = &[
         singular: "lease",
         storage: Storage::Memory { ttl_seconds: None },
         schema: "io.k8s.api.coordination.v1.Lease",
+        columns: columns::LEASES,
         ..ROW
     },
     Kind {
@@ -309,6 +323,7 @@ static KINDS: &[Kind] = &[
         storage: Storage::Computed,
         verbs: READ_ONLY,
         schema: "io.k8s.metrics.v1beta1.NodeMetrics",
+        columns: columns::NODE_METRICS,
         ..ROW
     },
     Kind {
@@ -319,6 +334,7 @@ static KINDS: &[Kind] = &[
         storage: Storage::Computed,
         verbs: READ_ONLY,
         schema: "io.k8s.metrics.v1beta1.PodMetrics",
+        columns: columns::POD_METRICS,
         ..ROW
     },
     Kind {
@@ -329,6 +345,7 @@ static KINDS: &[Kind] = &[
         scope: Scope::Cluster,
         subresources: &[Subresource::Archive, Subresource::Status],
         schema: "dev.minidc.v1.Image",
+        columns: columns::IMAGES,
         has_generation: true,
         ..ROW
     },
@@ -339,6 +356,7 @@ static KINDS: &[Kind] = &[
         singular: "jointoken",
         scope: Scope::Cluster,
         schema: "dev.minidc.v1.JoinToken",
+        columns: columns::JOIN_TOKENS,
         has_generation: true,
         ..ROW
     },
@@ -349,6 +367,7 @@ static KINDS: &[Kind] = &[
         singular: "nodeidentity",
         scope: Scope::Cluster,
         schema: "dev.minidc.v1.NodeIdentity",
+        columns: columns::NODE_IDENTITIES,
         has_generation: true,
         ..ROW
     },

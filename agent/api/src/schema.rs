@@ -8,6 +8,9 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 pub mod parser;
+mod violations;
+
+pub use violations::violations;
 
 /// A group, version and kind that an object type goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,11 @@ impl Type {
     /// The field of that name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.binary_search_by(|field| field.name.cmp(name)).ok().map(|index| &self.fields[index])
+    }
+
+    /// For example `v1.PodSpec`: what Kubernetes' decoding errors call it.
+    pub(crate) fn go_name(&self) -> String {
+        format!("{}.{}", self.package.rsplit('.').next().unwrap_or_default(), self.name)
     }
 
     /// For example `io.k8s.api.core.v1.PodSpec`: the key of its OpenAPI definition, accepted by [`type_named`].
@@ -143,6 +151,27 @@ impl Shape {
         match self {
             Self::Object(reference) => Some(reference.get()),
             _ => None,
+        }
+    }
+
+    /// What Kubernetes' decoding errors call it.
+    pub(crate) fn go_name(&self) -> String {
+        match self {
+            Self::String => "string".to_owned(),
+            Self::Integer(IntegerFormat::Int32) => "int32".to_owned(),
+            Self::Integer(IntegerFormat::Int64) => "int64".to_owned(),
+            Self::Number => "float64".to_owned(),
+            Self::Boolean => "bool".to_owned(),
+            Self::Quantity => "resource.Quantity".to_owned(),
+            Self::IntOrString => "intstr.IntOrString".to_owned(),
+            Self::Time => "v1.Time".to_owned(),
+            Self::MicroTime => "v1.MicroTime".to_owned(),
+            Self::Duration => "v1.Duration".to_owned(),
+            Self::Bytes => "[]uint8".to_owned(),
+            Self::Any => "runtime.RawExtension".to_owned(),
+            Self::Object(object) => object.get().go_name(),
+            Self::List(item) => format!("[]{}", item.go_name()),
+            Self::Map(item) => format!("map[string]{}", item.go_name()),
         }
     }
 

@@ -22,6 +22,7 @@
 //! - After the shape, in any order: `= JSON` (default, without spaces), `of(A, B)` (the strings it may be), `atomic`,
 //!   `set`, `map(KEY, …)` (list kinds of server-side apply), `merge` or `merge(KEY)` and `retainKeys` (strategic merge),
 //!   `by(KEY)` for `map(KEY) merge(KEY)`.
+//! - `includes NAME` stands for the fields of another type of the package.
 //! - After ` -- ` comes one sentence for `kubectl explain`.
 
 use std::collections::{BTreeMap, HashMap};
@@ -107,21 +108,22 @@ pub fn parse(texts: &[&'static str]) -> Schema {
         schema.by_short_name.entry(known.name).and_modify(|other| *other = None).or_insert(reference);
     }
     let mut parsed = Vec::with_capacity(fields.len());
-    for (known, lines) in schema.types.iter().zip(fields) {
+    let mut problems = Vec::new();
+    for (known, lines) in schema.types.iter().zip(&fields) {
         let mut list = Vec::with_capacity(lines.len() + 2);
         if known.group_version_kind.is_some() {
             list.push(type_meta("apiVersion", "Group and version of this object."));
             list.push(type_meta("kind", "What this object is."));
         }
-        for (number, line) in lines {
+        for (number, line) in expand(lines, known.package, &schema.types, &fields) {
             match field(line, known.package, &schema) {
                 Ok(field) => list.push(field),
-                Err(problem) => schema.problems.push(format!("line {number}, {}.{}: {problem}", known.package, known.name)),
+                Err(problem) => problems.push(format!("line {number}, {}.{}: {problem}", known.package, known.name)),
             }
         }
         list.sort_by_key(|field| field.name);
         if let Some(pair) = list.windows(2).find(|pair| pair[0].name == pair[1].name) {
-            schema.problems.push(format!("{}.{}: field {} appears twice", known.package, known.name, pair[0].name));
+            problems.push(format!("{}.{}: field {} appears twice", known.package, known.name, pair[0].name));
         }
         list.shrink_to_fit();
         parsed.push(list);
@@ -130,7 +132,30 @@ pub fn parse(texts: &[&'static str]) -> Schema {
         known.fields = fields;
     }
     schema.types.shrink_to_fit();
+    schema.problems.append(&mut problems);
     schema
+}
+
+/// The lines of a type, with `includes NAME` replaced by the lines of that type. An unknown name stays and is told as a problem.
+fn expand(
+    lines: &[(usize, &'static str)],
+    package: &str,
+    types: &[Type],
+    all: &[Vec<(usize, &'static str)>],
+) -> Vec<(usize, &'static str)> {
+    let mut result = Vec::with_capacity(lines.len());
+    for (number, line) in lines {
+        let included = line
+            .trim()
+            .strip_prefix("includes ")
+            .and_then(|name| find(types, package, name.trim()))
+            .and_then(|reference| all.get(usize::from(reference.0)));
+        match included {
+            Some(included) => result.extend_from_slice(included),
+            None => result.push((*number, *line)),
+        }
+    }
+    result
 }
 
 /// `kind Pod v1 atomic -- …` or `type PodSpec -- …`, without its fields.
