@@ -7,9 +7,11 @@ use uuid::Uuid;
 
 use crate::{Change, Entry, Error, History, Op, Revision, Statistics};
 
+mod embedded;
 mod memory;
 mod sequencer;
 
+pub use embedded::Embedded;
 pub use memory::Memory;
 
 /// Keeps entries, numbers changes, and tells about them. Every implementation passes the suite in `tests/backends.rs`.

@@ -62,12 +62,7 @@ impl History {
         if change.revision() <= self.last {
             return;
         }
-        self.append(change, now);
-    }
-
-    /// As [`History::push`], for changes read back after a restart, which are older than the revision the store starts with.
-    pub(crate) fn append(&mut self, change: &Arc<Change>, now: Instant) {
-        self.last = self.last.max(change.revision());
+        self.last = change.revision();
         let class = self.classes.of(change.key());
         if let Some(ring) = self.rings.get_mut(class) {
             ring.bytes += change.weight();
@@ -75,6 +70,14 @@ impl History {
         }
         for ring in &mut self.rings {
             ring.trim(now);
+        }
+    }
+
+    /// Ends the reading back after a restart: the changes of memory kinds before `start` are lost, and `start` is the newest revision.
+    pub(crate) fn begin(&mut self, start: Revision) {
+        self.last = self.last.max(start);
+        for ring in self.rings.iter_mut().skip(DURABLE + 1) {
+            ring.compacted = start;
         }
     }
 

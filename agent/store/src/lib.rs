@@ -13,7 +13,7 @@ mod statistics;
 mod store;
 mod watch;
 
-pub use backend::{Backend, Memory, Range, Sink};
+pub use backend::{Backend, Embedded, Memory, Range, Sink};
 pub use entry::{Change, Entry, Envelope, Op, Pairs, Revision, When};
 pub use error::Error;
 pub use history::History;

@@ -11,8 +11,10 @@ pub struct Statistics {
     pub bytes_written: u64,
     /// Rewrites of the log.
     pub compactions: u64,
-    /// Size of the log file in bytes.
+    /// Size of the log file in bytes, with the room made in advance.
     pub file_bytes: u64,
-    /// Bytes of the log that recovery would still need, roughly.
-    pub live_bytes: u64,
+    /// Bytes of the log file in use.
+    pub log_bytes: u64,
+    /// Bytes of the log file that the last rewrite left: what was live then.
+    pub base_bytes: u64,
 }

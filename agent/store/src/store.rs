@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     Entry, Error, Op, Options, Revision, Statistics, Watch,
-    backend::{Backend, Memory},
+    backend::{Backend, Embedded, Memory},
     prefix::with_prefix,
     watch::{Cache, Filler},
 };
@@ -37,6 +37,17 @@ impl Store {
         // Nobody else has the new backend yet, so that revision 0 can neither be forgotten nor in the future.
         let _ = backend.watch(0, Box::new(Filler(Arc::clone(&cache))));
         Self { backend, cache }
+    }
+
+    /// Opens the store in the directory `path`, made if absent, on a thread where blocking is allowed.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], [`Error::Corrupt`], [`Error::NewerFormat`], [`Error::DiskFull`], [`Error::Io`].
+    pub async fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
+        let path = path.as_ref().to_owned();
+        let open = move || Self::over(Arc::new(Embedded::open(&path, &options)?));
+        // The task is neither aborted nor does it panic, unless the runtime is going down.
+        tokio::task::spawn_blocking(open).await.unwrap_or(Err(Error::Closed))
     }
 
     /// A store over any backend. May block while the backend is read.
@@ -143,14 +154,5 @@ impl Store {
     /// reads still answer.
     pub async fn close(self) {
         self.backend.close().await;
-    }
-
-    /// Opens the store in the directory `path`, made if absent.
-    ///
-    /// # Errors
-    /// [`Error::Locked`], [`Error::Corrupt`], [`Error::NewerFormat`], [`Error::DiskFull`], [`Error::Io`].
-    pub async fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
-        let _ = path;
-        Ok(Self::in_memory(options))
     }
 }
