@@ -1,0 +1,432 @@
+//! The node's copy of what it is to run: applies the feed, hands it on, keeps it on disk.
+//!
+//! Nothing is taken away before [`Feed::End`]: objects of a snapshot are added as they come, and what the snapshot did not
+//! name goes at its end. The file (postcard, 0600: it holds secrets) is written at most once per [`WRITE_INTERVAL`], and only
+//! when something changed that a node alone would need: status and resource versions are not such a thing.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use minidc_api::feed::{Feed, FeedItem, FeedKind, FeedOp};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::protocol::StoreId;
+use crate::{Error, files, pki};
+
+/// Least time between two writes of the file.
+pub const WRITE_INTERVAL: Duration = Duration::from_secs(10);
+/// Changes come in bursts: wait so long after the first before writing.
+const SETTLE: Duration = Duration::from_secs(1);
+/// First byte of the file.
+const FILE_VERSION: u8 = 1;
+
+/// Kind, namespace, name.
+pub type Key = (FeedKind, String, String);
+
+/// One object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Revision of the store at which it became so.
+    pub revision: u64,
+    /// The object as stored, with `resourceVersion`.
+    pub json: Bytes,
+    /// Hash of what a node alone needs of it.
+    essence: [u8; 32],
+}
+
+/// What the node knows of its desired state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FeedState {
+    /// A snapshot was received whole since this program started: what is not here is not wanted. Stays true when the link goes.
+    pub synced: bool,
+    /// The objects are those that were on disk at the start, or were so before the snapshot that is coming in.
+    pub from_disk: bool,
+    /// The store they came from, and the newest revision seen of it.
+    pub store: Option<StoreId>,
+    /// The objects.
+    pub items: BTreeMap<Key, Entry>,
+}
+
+/// How a welcome's store compares to the one that this node has been following.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// The same, or the first.
+    Fits,
+    /// Another store, or an older state of the same.
+    Foreign {
+        /// What this node follows.
+        known: StoreId,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct FileContent {
+    store: Option<StoreId>,
+    items: Vec<(FeedKind, String, String, u64, Vec<u8>)>,
+}
+
+/// Keeps the state. One per node program.
+pub struct Keeper {
+    path: PathBuf,
+    state: watch::Sender<Arc<FeedState>>,
+    working: Mutex<Working>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Working {
+    /// Keys seen in the snapshot that is coming in.
+    snapshot: Option<HashSet<Key>>,
+    dirty: bool,
+}
+
+impl Keeper {
+    /// Reads the file at `path`, if there is one. One that cannot be read is reported and counts as none: the node then starts
+    /// knowing nothing, and acts on no absence until it has heard the control plane.
+    pub fn load(path: PathBuf) -> Self {
+        let state = match read(&path) {
+            Ok(Some(content)) => FeedState {
+                synced: false,
+                from_disk: true,
+                store: content.store,
+                items: content
+                    .items
+                    .into_iter()
+                    .map(|(kind, namespace, name, revision, json)| ((kind, namespace, name), Entry::new(kind, revision, json)))
+                    .collect(),
+            },
+            Ok(None) => FeedState::default(),
+            Err(error) => {
+                tracing::error!(%error, path = %path.display(), "the desired state on disk is lost");
+                FeedState::default()
+            }
+        };
+        Self { path, state: watch::Sender::new(Arc::new(state)), working: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Where the state is to be had.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<FeedState>> {
+        self.state.subscribe()
+    }
+
+    /// The store that this node follows.
+    pub fn store(&self) -> Option<StoreId> {
+        self.state.borrow().store
+    }
+
+    /// Whether a store that says it is `offered` is the one that this node follows.
+    pub fn fit(&self, offered: StoreId) -> Fit {
+        match self.store() {
+            Some(known) if known.identity != offered.identity || known.revision > offered.revision => Fit::Foreign { known },
+            _ => Fit::Fits,
+        }
+    }
+
+    /// A snapshot of `store` follows.
+    pub fn begin(&self, store: StoreId) {
+        let mut working = self.lock();
+        working.snapshot = Some(HashSet::new());
+        let previous = self.store();
+        if previous.is_none_or(|previous| previous.identity != store.identity) {
+            working.dirty = true;
+            self.changed.notify_one();
+        }
+        self.state.send_modify(|state| Arc::make_mut(state).store = Some(store));
+    }
+
+    /// Applies one element. Items of a snapshot, which can be many, are announced with its end, the first excepted.
+    pub fn apply(&self, element: Feed) {
+        let mut working = self.lock();
+        let mut essential = false;
+        self.state.send_modify(|state| {
+            let state = Arc::make_mut(state);
+            essential = match element {
+                Feed::Item(item) => {
+                    if let Some(snapshot) = &mut working.snapshot {
+                        snapshot.insert((item.kind, item.namespace.clone(), item.name.clone()));
+                    }
+                    state.seen(item.revision);
+                    state.change(item)
+                }
+                Feed::End { revision } => {
+                    state.seen(revision);
+                    let before = state.items.len();
+                    if let Some(snapshot) = working.snapshot.take() {
+                        state.items.retain(|key, _| snapshot.contains(key));
+                    }
+                    state.synced = true;
+                    state.from_disk = false;
+                    state.items.len() != before
+                }
+            };
+        });
+        if essential {
+            working.dirty = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// Follows whatever store comes next. What runs stays until the end of its snapshot.
+    pub fn adopt(&self) {
+        let mut working = self.lock();
+        working.dirty = true;
+        self.state.send_modify(|state| Arc::make_mut(state).store = None);
+        self.changed.notify_one();
+    }
+
+    /// Writes the file when there is reason to; a last time when `shutdown` is told.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut last: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = shutdown.cancelled() => break,
+            }
+            let now = Instant::now();
+            let due = last.map_or(now + SETTLE, |last| (last + WRITE_INTERVAL).max(now + SETTLE));
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => {}
+                () = shutdown.cancelled() => break,
+            }
+            self.write().await;
+            last = Some(Instant::now());
+        }
+        self.write().await;
+    }
+
+    async fn write(&self) {
+        if !std::mem::take(&mut self.lock().dirty) {
+            return;
+        }
+        let state = Arc::clone(&self.state.borrow());
+        let path = self.path.clone();
+        let written = tokio::task::spawn_blocking(move || files::replace_private(&path, &to_bytes(&state)?)).await;
+        let result = written.unwrap_or_else(|error| Err(Error::protocol("write the desired state", error)));
+        if let Err(error) = result {
+            tracing::error!(%error, "the desired state was not written; trying again");
+            self.lock().dirty = true;
+            self.changed.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Working> {
+        self.working.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FeedState {
+    fn seen(&mut self, revision: u64) {
+        if let Some(store) = &mut self.store {
+            store.revision = store.revision.max(revision);
+        }
+    }
+
+    /// Returns whether something changed that belongs on disk.
+    fn change(&mut self, item: FeedItem) -> bool {
+        let key = (item.kind, item.namespace, item.name);
+        match item.op {
+            FeedOp::Put(json) => {
+                let entry = Entry::new(item.kind, item.revision, json);
+                let essence = entry.essence;
+                self.items.insert(key, entry).is_none_or(|before| before.essence != essence)
+            }
+            FeedOp::Delete => self.items.remove(&key).is_some(),
+        }
+    }
+}
+
+impl Entry {
+    fn new(kind: FeedKind, revision: u64, json: Vec<u8>) -> Self {
+        let essence = essence(kind, &json);
+        Self { revision, json: Bytes::from(json), essence }
+    }
+}
+
+/// Hash of an object without what changes often and a node alone does not need.
+fn essence(kind: FeedKind, json: &[u8]) -> [u8; 32] {
+    let Ok(mut object) = serde_json::from_slice::<serde_json::Value>(json) else { return pki::sha256(json) };
+    if let Some(metadata) = object.get_mut("metadata").and_then(|metadata| metadata.as_object_mut()) {
+        metadata.remove("resourceVersion");
+        metadata.remove("managedFields");
+    }
+    if let Some(object) = object.as_object_mut() {
+        match kind {
+            FeedKind::Pod | FeedKind::Image => {
+                object.remove("status");
+            }
+            FeedKind::Node => {
+                let addresses = object.remove("status").and_then(|mut status| Some(status.get_mut("addresses")?.take()));
+                object.insert("addresses".into(), addresses.unwrap_or_default());
+            }
+            FeedKind::ConfigMap | FeedKind::Secret => {}
+        }
+    }
+    pki::sha256(object.to_string().as_bytes())
+}
+
+fn to_bytes(state: &FeedState) -> Result<Vec<u8>, Error> {
+    let content = FileContent {
+        store: state.store,
+        items: state
+            .items
+            .iter()
+            .map(|((kind, namespace, name), entry)| {
+                (*kind, namespace.clone(), name.clone(), entry.revision, entry.json.to_vec())
+            })
+            .collect(),
+    };
+    postcard::to_extend(&content, vec![FILE_VERSION]).map_err(|error| Error::protocol("encode the desired state", error))
+}
+
+fn read(path: &std::path::Path) -> Result<Option<FileContent>, Error> {
+    let Some(bytes) = files::read(path)? else { return Ok(None) };
+    match bytes.split_first() {
+        Some((&FILE_VERSION, content)) => {
+            postcard::from_bytes(content).map(Some).map_err(|error| Error::protocol("decode the desired state", error))
+        }
+        Some((version, _)) => Err(Error::protocol("decode the desired state", format_args!("its version is {version}"))),
+        None => Err(Error::protocol("decode the desired state", "it is empty")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    const STORE: StoreId = StoreId { identity: Uuid::from_u128(1), revision: 10 };
+
+    fn put(kind: FeedKind, name: &str, revision: u64, json: &str) -> Feed {
+        let op = FeedOp::Put(json.as_bytes().to_vec());
+        Feed::Item(FeedItem { kind, namespace: "default".into(), name: name.into(), revision, op })
+    }
+
+    fn names(keeper: &Keeper) -> Vec<String> {
+        keeper.subscribe().borrow().items.keys().map(|key| key.2.clone()).collect()
+    }
+
+    fn keeper() -> (tempfile::TempDir, Keeper) {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = Keeper::load(directory.path().join("desired"));
+        (directory, keeper)
+    }
+
+    #[test]
+    fn absence_counts_only_after_the_end_mark() {
+        let (_directory, keeper) = keeper();
+        keeper.begin(STORE);
+        keeper.apply(put(FeedKind::Pod, "a", 1, "{}"));
+        assert!(!keeper.subscribe().borrow().synced);
+        keeper.apply(put(FeedKind::Pod, "b", 2, "{}"));
+        keeper.apply(Feed::End { revision: 11 });
+        assert!(keeper.subscribe().borrow().synced);
+        // The link breaks; a new snapshot comes without b.
+        keeper.begin(STORE);
+        keeper.apply(put(FeedKind::Pod, "c", 12, "{}"));
+        assert_eq!(names(&keeper), ["a", "b", "c"]);
+        keeper.apply(put(FeedKind::Pod, "a", 1, "{}"));
+        keeper.apply(Feed::End { revision: 12 });
+        assert_eq!(names(&keeper), ["a", "c"]);
+        let delete = FeedItem { kind: FeedKind::Pod, namespace: "default".into(), name: "c".into(), revision: 13, op: FeedOp::Delete };
+        keeper.apply(Feed::Item(delete));
+        assert_eq!(names(&keeper), ["a"]);
+        assert_eq!(keeper.store().unwrap().revision, 13);
+    }
+
+    #[test]
+    fn other_and_older_stores_are_foreign_until_adopted() {
+        let (_directory, keeper) = keeper();
+        assert_eq!(keeper.fit(STORE), Fit::Fits);
+        keeper.begin(STORE);
+        keeper.apply(Feed::End { revision: 20 });
+        let known = StoreId { revision: 20, ..STORE };
+        assert_eq!(keeper.fit(StoreId { revision: 20, ..STORE }), Fit::Fits);
+        assert_eq!(keeper.fit(StoreId { revision: 19, ..STORE }), Fit::Foreign { known });
+        assert_eq!(keeper.fit(StoreId { identity: Uuid::from_u128(2), revision: 99 }), Fit::Foreign { known });
+        keeper.adopt();
+        assert_eq!(keeper.fit(StoreId { identity: Uuid::from_u128(2), revision: 3 }), Fit::Fits);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn restarted_node_has_its_last_state_and_acts_on_no_absence() {
+        use std::os::unix::fs::PermissionsExt;
+        let (directory, keeper) = keeper();
+        keeper.begin(STORE);
+        keeper.apply(put(FeedKind::Pod, "a", 1, r#"{"metadata":{"name":"a"}}"#));
+        keeper.apply(Feed::End { revision: 11 });
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        keeper.run(shutdown).await;
+        let path = directory.path().join("desired");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let again = Keeper::load(path.clone());
+        let state = Arc::clone(&again.subscribe().borrow());
+        assert!(state.from_disk && !state.synced);
+        assert_eq!(names(&again), ["a"]);
+        assert_eq!(state.store, Some(StoreId { revision: 11, ..STORE }));
+        std::fs::write(&path, b"\x01garbage").unwrap();
+        let broken = Keeper::load(path);
+        assert!(names(&broken).is_empty() && !broken.subscribe().borrow().synced);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn disk_is_written_rarely_and_only_for_what_matters() {
+        let (directory, keeper) = keeper();
+        let keeper = Arc::new(keeper);
+        let path = directory.path().join("desired");
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn({
+            let (keeper, shutdown) = (Arc::clone(&keeper), shutdown.clone());
+            async move { keeper.run(shutdown).await }
+        });
+        let settle = || tokio::time::sleep(Duration::from_millis(20));
+        keeper.begin(STORE);
+        keeper.apply(put(FeedKind::Pod, "a", 1, r#"{"metadata":{"resourceVersion":"1"},"spec":{"x":1}}"#));
+        keeper.apply(Feed::End { revision: 11 });
+        tokio::time::sleep(SETTLE).await;
+        while !path.exists() {
+            settle().await;
+        }
+        settle().await;
+        std::fs::remove_file(&path).unwrap();
+        // Only status and version change: nothing is written.
+        keeper.apply(put(FeedKind::Pod, "a", 12, r#"{"metadata":{"resourceVersion":"12"},"spec":{"x":1},"status":{"phase":"Running"}}"#));
+        tokio::time::sleep(WRITE_INTERVAL * 3).await;
+        settle().await;
+        assert!(!path.exists());
+        // The spec changes twice at once: one write.
+        keeper.apply(put(FeedKind::Pod, "a", 13, r#"{"spec":{"x":2}}"#));
+        tokio::time::sleep(SETTLE).await;
+        while !path.exists() {
+            settle().await;
+        }
+        settle().await;
+        std::fs::remove_file(&path).unwrap();
+        keeper.apply(put(FeedKind::Pod, "a", 14, r#"{"spec":{"x":3}}"#));
+        tokio::time::sleep(WRITE_INTERVAL / 2).await;
+        assert!(!path.exists(), "too early");
+        while !path.exists() {
+            settle().await;
+        }
+        shutdown.cancel();
+        running.await.unwrap();
+    }
+
+    #[test]
+    fn node_without_new_addresses_is_not_news() {
+        let node = |ready: &str, address: &str| {
+            essence(
+                FeedKind::Node,
+                format!(r#"{{"status":{{"addresses":["{address}"],"conditions":["{ready}"]}}}}"#).as_bytes(),
+            )
+        };
+        assert_eq!(node("True", "10.0.0.1"), node("Unknown", "10.0.0.1"));
+        assert_ne!(node("True", "10.0.0.1"), node("True", "10.0.0.2"));
+    }
+}
