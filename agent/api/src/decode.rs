@@ -145,11 +145,21 @@ struct Expected {
 
 impl Expected {
     fn of(kind: &Kind) -> Self {
-        Self { group: kind.group, version: kind.version, kind: kind.kind, object: kind.object_type(), any_version: false }
+        Self {
+            group: kind.group,
+            version: kind.version,
+            kind: kind.kind,
+            object: kind.object_type(),
+            any_version: false,
+        }
     }
 
     fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 }
 
@@ -166,10 +176,22 @@ pub fn decode(kind: &Kind, body: &[u8], media: Media, mode: FieldValidation) -> 
 ///
 /// # Errors
 /// As [`decode`].
-pub fn decode_request(object: &'static Type, body: &[u8], media: Media, mode: FieldValidation) -> Result<Decoded, DecodeError> {
-    let (group, version, kind) =
-        object.group_version_kind.map_or(("", "v1", object.name), |known| (known.group, known.version, known.kind));
-    let expected = Expected { group, version, kind, object, any_version: kind == "DeleteOptions" };
+pub fn decode_request(
+    object: &'static Type,
+    body: &[u8],
+    media: Media,
+    mode: FieldValidation,
+) -> Result<Decoded, DecodeError> {
+    let (group, version, kind) = object.group_version_kind.map_or(("", "v1", object.name), |known| {
+        (known.group, known.version, known.kind)
+    });
+    let expected = Expected {
+        group,
+        version,
+        kind,
+        object,
+        any_version: kind == "DeleteOptions",
+    };
     let body = if body.is_empty() { b"{}" } else { body };
     decode_expected(expected, body, media, mode)
 }
@@ -182,7 +204,12 @@ pub fn check(kind: &Kind, object: &mut Value, mode: FieldValidation) -> Result<V
     check_expected(Expected::of(kind), object, Vec::new(), mode)
 }
 
-fn decode_expected(expected: Expected, body: &[u8], media: Media, mode: FieldValidation) -> Result<Decoded, DecodeError> {
+fn decode_expected(
+    expected: Expected,
+    body: &[u8],
+    media: Media,
+    mode: FieldValidation,
+) -> Result<Decoded, DecodeError> {
     let (mut object, duplicates) = read(body, media).map_err(|problem| DecodeError::Syntax {
         kind: expected.kind.to_owned(),
         media: media.name(),
@@ -204,7 +231,11 @@ fn check_expected(
         problem,
     };
     let Some(fields) = object.as_object_mut() else {
-        let problem = format!("json: cannot unmarshal {} into Go value of type {}", check::name_of(object), expected.object.go_name());
+        let problem = format!(
+            "json: cannot unmarshal {} into Go value of type {}",
+            check::name_of(object),
+            expected.object.go_name()
+        );
         return Err(wrong_type(problem));
     };
     identify(expected, fields)?;
@@ -240,10 +271,16 @@ fn identify(expected: Expected, fields: &mut Map<String, Value>) -> Result<(), D
         });
     }
     if api_version != wanted && !expected.any_version {
-        return Err(DecodeError::ApiVersion { found: api_version.to_owned(), expected: wanted });
+        return Err(DecodeError::ApiVersion {
+            found: api_version.to_owned(),
+            expected: wanted,
+        });
     }
     for (name, value) in [("apiVersion", wanted.as_str()), ("kind", expected.kind)] {
-        if fields.get(name).is_none_or(|present| present.is_null() || present.as_str() == Some("")) {
+        if fields
+            .get(name)
+            .is_none_or(|present| present.is_null() || present.as_str() == Some(""))
+        {
             fields.insert(name.to_owned(), value.into());
         }
     }

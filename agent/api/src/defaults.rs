@@ -56,7 +56,9 @@ fn computed(object: &Type, fields: &mut Map<String, Value>) {
         ("io.k8s.api.core.v1", "PodSpec") => host_ports(fields),
         ("io.k8s.api.core.v1", "ServiceSpec") => service(fields),
         ("io.k8s.api.core.v1", "ServicePort") => {
-            let unset = fields.get("targetPort").is_none_or(|port| port == &json!(0) || port == &json!(""));
+            let unset = fields
+                .get("targetPort")
+                .is_none_or(|port| port == &json!(0) || port == &json!(""));
             if let (true, Some(port)) = (unset, fields.get("port").cloned()) {
                 fields.insert("targetPort".to_owned(), port);
             }
@@ -66,10 +68,10 @@ fn computed(object: &Type, fields: &mut Map<String, Value>) {
                 fields.insert("allocatable".to_owned(), capacity);
             }
         }
-        ("io.k8s.api.apps.v1", "DeploymentStrategy") => {
-            if fields.get("type").and_then(Value::as_str) == Some("RollingUpdate") {
-                absent(fields, "rollingUpdate", || json!({}));
-            }
+        ("io.k8s.api.apps.v1", "DeploymentStrategy")
+            if fields.get("type").and_then(Value::as_str) == Some("RollingUpdate") =>
+        {
+            absent(fields, "rollingUpdate", || json!({}));
         }
         _ => {}
     }
@@ -104,7 +106,10 @@ fn host_ports(spec: &mut Map<String, Value>) {
         return;
     }
     for list in ["containers", "initContainers"] {
-        for port in items(spec, list).flat_map(|container| container.as_object_mut()).flat_map(|container| items(container, "ports")) {
+        for port in items(spec, list)
+            .flat_map(|container| container.as_object_mut())
+            .flat_map(|container| items(container, "ports"))
+        {
             if let Some(port) = port.as_object_mut()
                 && port.get("hostPort").is_none_or(|number| number == &json!(0))
                 && let Some(number) = port.get("containerPort").cloned()
@@ -122,7 +127,11 @@ fn items<'a>(fields: &'a mut Map<String, Value>, name: &str) -> impl Iterator<It
 fn service(spec: &mut Map<String, Value>) {
     let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
     if spec.get("sessionAffinity").and_then(Value::as_str) == Some("ClientIP") {
-        absent(spec, "sessionAffinityConfig", || json!({"clientIP": {"timeoutSeconds": 10800}}));
+        absent(
+            spec,
+            "sessionAffinityConfig",
+            || json!({"clientIP": {"timeoutSeconds": 10800}}),
+        );
     }
     if kind != "ExternalName" {
         absent(spec, "internalTrafficPolicy", || "Cluster".into());
@@ -137,7 +146,9 @@ fn service(spec: &mut Map<String, Value>) {
 
 /// What pods get, but pod templates do not.
 fn pod(object: &mut Value) {
-    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else {
+        return;
+    };
     absent(spec, "enableServiceLinks", || true.into());
     for list in ["containers", "initContainers"] {
         for container in items(spec, list) {
@@ -148,8 +159,12 @@ fn pod(object: &mut Value) {
 
 /// What has a limit but no request is requested up to the limit.
 fn requests_from_limits(container: &mut Value) {
-    let Some(resources) = container.get_mut("resources").and_then(Value::as_object_mut) else { return };
-    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else { return };
+    let Some(resources) = container.get_mut("resources").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else {
+        return;
+    };
     if limits.is_empty() {
         return;
     }
@@ -163,8 +178,14 @@ fn requests_from_limits(container: &mut Value) {
 
 /// Every namespace can be selected by its name.
 fn namespace(object: &mut Value) {
-    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
-    let Some(name) = metadata.get("name").filter(|name| name.as_str().is_some_and(|name| !name.is_empty())).cloned() else {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return;
+    };
+    let Some(name) = metadata
+        .get("name")
+        .filter(|name| name.as_str().is_some_and(|name| !name.is_empty()))
+        .cloned()
+    else {
         return;
     };
     absent(metadata, "labels", || json!({}));
@@ -176,7 +197,9 @@ fn namespace(object: &mut Value) {
 /// `stringData` is for writing only: it becomes `data`.
 fn secret(object: &mut Value) {
     let Some(fields) = object.as_object_mut() else { return };
-    let Some(Value::Object(texts)) = fields.remove("stringData") else { return };
+    let Some(Value::Object(texts)) = fields.remove("stringData") else {
+        return;
+    };
     if texts.is_empty() {
         return;
     }

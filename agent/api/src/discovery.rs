@@ -24,7 +24,11 @@ pub fn group_versions() -> Vec<(&'static str, &'static str)> {
 
 /// `v1` or `apps/v1`.
 pub fn api_version(group: &str, version: &str) -> String {
-    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+    if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    }
 }
 
 /// `GET /api`. Addresses are left out: clients use the one they came by.
@@ -34,13 +38,19 @@ pub fn api_versions() -> Value {
 
 /// `GET /apis`
 pub fn api_groups() -> Value {
-    let groups: Vec<Value> = groups().into_iter().filter(|group| !group.is_empty()).map(group_value).collect();
+    let groups: Vec<Value> = groups()
+        .into_iter()
+        .filter(|group| !group.is_empty())
+        .map(group_value)
+        .collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `GET /apis/GROUP`
 pub fn api_group(group: &str) -> Option<Value> {
-    let known = groups().into_iter().find(|known| !known.is_empty() && *known == group)?;
+    let known = groups()
+        .into_iter()
+        .find(|known| !known.is_empty() && *known == group)?;
     let mut value = group_value(known);
     value["kind"] = "APIGroup".into();
     value["apiVersion"] = "v1".into();
@@ -95,7 +105,11 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
 
 /// The aggregated form, `apidiscovery.k8s.io/v2`: of `/api` when `core`, else of `/apis`. Sent as [`AGGREGATED_MEDIA`].
 pub fn aggregated(core: bool) -> Value {
-    let items: Vec<Value> = groups().into_iter().filter(|group| group.is_empty() == core).map(aggregated_group).collect();
+    let items: Vec<Value> = groups()
+        .into_iter()
+        .filter(|group| group.is_empty() == core)
+        .map(aggregated_group)
+        .collect();
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
 }
 
@@ -142,7 +156,9 @@ fn answer(kind: &Kind, subresource: Subresource) -> Answer {
 }
 
 fn of(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
-    kinds::all().iter().filter(move |kind| kind.group == group && kind.version == version)
+    kinds::all()
+        .iter()
+        .filter(move |kind| kind.group == group && kind.version == version)
 }
 
 fn groups() -> Vec<&'static str> {
@@ -152,7 +168,11 @@ fn groups() -> Vec<&'static str> {
 }
 
 fn versions(group: &str) -> Vec<&'static str> {
-    group_versions().into_iter().filter(|(known, _)| *known == group).map(|(_, version)| version).collect()
+    group_versions()
+        .into_iter()
+        .filter(|(known, _)| *known == group)
+        .map(|(_, version)| version)
+        .collect()
 }
 
 fn group_value(group: &str) -> Value {
@@ -171,7 +191,11 @@ fn aggregated_group(group: &'static str) -> Value {
             json!({"version": version, "resources": resources, "freshness": "Current"})
         })
         .collect();
-    let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
+    let metadata = if group.is_empty() {
+        json!({})
+    } else {
+        json!({"name": group})
+    };
     json!({"metadata": metadata, "versions": versions})
 }
 

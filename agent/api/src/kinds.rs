@@ -106,12 +106,20 @@ pub struct Kind {
 impl Kind {
     /// `v1` or `apps/v1`: what objects carry as `apiVersion`.
     pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.to_owned() } else { format!("{}/{}", self.group, self.version) }
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
     }
 
     /// Start of the store keys of all its objects, for example `apps/deployments/` or `core/pods/`.
     pub fn store_prefix(&self) -> String {
-        format!("{}/{}/", if self.group.is_empty() { "core" } else { self.group }, self.plural)
+        format!(
+            "{}/{}/",
+            if self.group.is_empty() { "core" } else { self.group },
+            self.plural
+        )
     }
 
     /// Store key of one object; `namespace` is empty for cluster-wide kinds.
@@ -126,12 +134,20 @@ impl Kind {
 
     /// `deployments.apps` or `pods`: the resource as error messages name it.
     pub fn qualified_resource(&self) -> String {
-        if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+        if self.group.is_empty() {
+            self.plural.to_owned()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
     }
 
     /// `Deployment.apps` or `Pod`: the kind as `Invalid` messages name it.
     pub fn qualified_kind(&self) -> String {
-        if self.group.is_empty() { self.kind.to_owned() } else { format!("{}.{}", self.kind, self.group) }
+        if self.group.is_empty() {
+            self.kind.to_owned()
+        } else {
+            format!("{}.{}", self.kind, self.group)
+        }
     }
 
     /// True when objects live in a namespace.
@@ -192,7 +208,9 @@ static KINDS: &[Kind] = &[
         plural: "events",
         singular: "event",
         short_names: &["ev"],
-        storage: Storage::Memory { ttl_seconds: Some(3600) },
+        storage: Storage::Memory {
+            ttl_seconds: Some(3600),
+        },
         schema: "io.k8s.api.core.v1.Event",
         columns: columns::EVENTS,
         fields: &[
@@ -240,7 +258,12 @@ static KINDS: &[Kind] = &[
         singular: "pod",
         short_names: &["po"],
         categories: &["all"],
-        subresources: &[Subresource::Binding, Subresource::Exec, Subresource::Log, Subresource::Status],
+        subresources: &[
+            Subresource::Binding,
+            Subresource::Exec,
+            Subresource::Log,
+            Subresource::Status,
+        ],
         schema: "io.k8s.api.core.v1.Pod",
         columns: columns::PODS,
         fields: &[
@@ -380,15 +403,75 @@ pub fn all() -> &'static [Kind] {
 
 /// The row behind a path: `by_resource("apps", "v1", "deployments")`.
 pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    KINDS.iter().find(|row| row.plural == plural && row.version == version && row.group == group)
+    KINDS
+        .iter()
+        .find(|row| row.plural == plural && row.version == version && row.group == group)
 }
 
 /// The row of an object: `by_kind("apps", "v1", "Deployment")`.
 pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
-    KINDS.iter().find(|row| row.kind == kind && row.version == version && row.group == group)
+    KINDS
+        .iter()
+        .find(|row| row.kind == kind && row.version == version && row.group == group)
 }
 
 /// Splits an `apiVersion` into group and version; the core group is empty.
 pub fn split_api_version(api_version: &str) -> (&str, &str) {
     api_version.split_once('/').unwrap_or(("", api_version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_rows_share_a_name() {
+        for (index, one) in KINDS.iter().enumerate() {
+            for other in &KINDS[index + 1..] {
+                let group = (one.group, one.version) == (other.group, other.version);
+                assert!(
+                    !(group && (one.plural == other.plural || one.kind == other.kind)),
+                    "{}",
+                    one.kind
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_a_group_stand_together_and_lists_are_sorted() {
+        let groups: Vec<_> = KINDS.iter().map(|row| (row.group, row.version)).collect();
+        assert!(groups.is_sorted());
+        for row in KINDS {
+            assert!(row.verbs.is_sorted());
+            assert!(
+                row.subresources
+                    .iter()
+                    .map(|subresource| subresource.name())
+                    .is_sorted(),
+                "{}",
+                row.kind
+            );
+        }
+    }
+
+    #[test]
+    fn keys_are_group_plural_namespace_name() {
+        let pods = by_resource("", "v1", "pods").unwrap();
+        assert_eq!(pods.store_key("default", "web-1"), "core/pods/default/web-1");
+        assert_eq!(
+            by_kind("apps", "v1", "Deployment").unwrap().store_prefix(),
+            "apps/deployments/"
+        );
+        assert_eq!(
+            by_resource("", "v1", "nodes").unwrap().store_key("", "pi-1"),
+            "core/nodes//pi-1"
+        );
+        assert_eq!(
+            by_resource("metrics.k8s.io", "v1beta1", "nodes").unwrap().api_version(),
+            "metrics.k8s.io/v1beta1"
+        );
+        assert_eq!(split_api_version("apps/v1"), ("apps", "v1"));
+        assert_eq!(split_api_version("v1"), ("", "v1"));
+    }
 }

@@ -46,7 +46,12 @@ pub fn v2() -> Vec<u8> {
 pub fn v3_index() -> Vec<u8> {
     let paths: Map<String, Value> = HASHES
         .iter()
-        .map(|(path, hash)| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash:016X}")})))
+        .map(|(path, hash)| {
+            (
+                path.clone(),
+                json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash:016X}")}),
+            )
+        })
         .collect();
     json!({"paths": paths}).to_string().into_bytes()
 }
@@ -58,8 +63,10 @@ pub fn v3(path: &str) -> Option<Vec<u8>> {
         ["apis", group, version] if !group.is_empty() => (*group, *version),
         _ => return None,
     };
-    let rows: Vec<&'static Kind> =
-        kinds::all().iter().filter(|kind| kind.group == group && kind.version == version).collect();
+    let rows: Vec<&'static Kind> = kinds::all()
+        .iter()
+        .filter(|kind| kind.group == group && kind.version == version)
+        .collect();
     if rows.is_empty() {
         return None;
     }
@@ -84,7 +91,10 @@ pub fn v3(path: &str) -> Option<Vec<u8>> {
 
 /// The hash that belongs to a document of version 3, for its `ETag`.
 pub fn v3_hash(path: &str) -> Option<String> {
-    HASHES.iter().find(|(known, _)| known == path).map(|(_, hash)| format!("{hash:016X}"))
+    HASHES
+        .iter()
+        .find(|(known, _)| known == path)
+        .map(|(_, hash)| format!("{hash:016X}"))
 }
 
 /// Path and hash of each document of version 3; made when the index is first asked for.
@@ -102,7 +112,9 @@ static HASHES: LazyLock<Vec<(String, u64)>> = LazyLock::new(|| {
 
 /// FNV-1a, 64 bits: tells versions of a document apart, no more.
 fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn info() -> Value {

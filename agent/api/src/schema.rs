@@ -52,7 +52,10 @@ impl Type {
 
     /// The field of that name.
     pub fn field(&self, name: &str) -> Option<&Field> {
-        self.fields.binary_search_by(|field| field.name.cmp(name)).ok().map(|index| &self.fields[index])
+        self.fields
+            .binary_search_by(|field| field.name.cmp(name))
+            .ok()
+            .map(|index| &self.fields[index])
     }
 
     /// For example `v1.PodSpec`: what Kubernetes' decoding errors call it.
@@ -234,4 +237,4 @@ pub(crate) fn type_or_empty(name: &str) -> &'static Type {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

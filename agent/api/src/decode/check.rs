@@ -25,7 +25,12 @@ pub(super) fn name_of(value: &Value) -> &'static str {
 /// # Errors
 /// The first wrong type, in the words of Go's `encoding/json`.
 pub(super) fn check(object: &'static Type, value: &mut Value, strict: &mut Vec<String>) -> Result<(), String> {
-    let mut walk = Walk { strict, path: String::new(), go_path: String::new(), owner: object.name };
+    let mut walk = Walk {
+        strict,
+        path: String::new(),
+        go_path: String::new(),
+        owner: object.name,
+    };
     walk.object(object, value)
 }
 
@@ -44,7 +49,10 @@ impl Walk<'_> {
         if self.go_path.is_empty() {
             return format!("json: cannot unmarshal {found} into Go value of type {wanted}");
         }
-        format!("json: cannot unmarshal {found} into Go struct field {}.{} of type {wanted}", self.owner, self.go_path)
+        format!(
+            "json: cannot unmarshal {found} into Go struct field {}.{} of type {wanted}",
+            self.owner, self.go_path
+        )
     }
 
     /// What is said of a value that has its own syntax; Kubernetes leaves out the path.
@@ -60,7 +68,11 @@ impl Walk<'_> {
         let unknown = self.fields(object, fields)?;
         for name in unknown {
             fields.remove(&name);
-            let path = if self.path.is_empty() { name } else { format!("{}.{name}", self.path) };
+            let path = if self.path.is_empty() {
+                name
+            } else {
+                format!("{}.{name}", self.path)
+            };
             self.strict.push(format!("unknown field {path:?}"));
         }
         self.owner = outer;
@@ -145,21 +157,30 @@ impl Walk<'_> {
 
     fn leaf(&self, shape: &Shape, value: &mut Value) -> Result<(), String> {
         match (shape, &*value) {
-            (Shape::String, Value::String(_)) | (Shape::Boolean, Value::Bool(_)) | (Shape::Number, Value::Number(_)) => Ok(()),
+            (Shape::String, Value::String(_))
+            | (Shape::Boolean, Value::Bool(_))
+            | (Shape::Number, Value::Number(_)) => Ok(()),
             (Shape::Integer(format), Value::Number(number)) => {
                 let fits = match format {
                     IntegerFormat::Int64 => number.is_i64(),
                     IntegerFormat::Int32 => number.as_i64().is_some_and(|number| i32::try_from(number).is_ok()),
                 };
-                if fits { Ok(()) } else { Err(self.mismatch(&format!("number {number}"), &shape.go_name())) }
+                if fits {
+                    Ok(())
+                } else {
+                    Err(self.mismatch(&format!("number {number}"), &shape.go_name()))
+                }
             }
             (Shape::IntOrString, Value::String(_)) => Ok(()),
-            (Shape::IntOrString, Value::Number(number)) if number.as_i64().is_some_and(|number| i32::try_from(number).is_ok()) => {
+            (Shape::IntOrString, Value::Number(number))
+                if number.as_i64().is_some_and(|number| i32::try_from(number).is_ok()) =>
+            {
                 Ok(())
             }
-            (Shape::IntOrString, other) => {
-                Err(self.malformed(&format!("json: cannot unmarshal {} into Go value of type int32", name_of(other))))
-            }
+            (Shape::IntOrString, other) => Err(self.malformed(&format!(
+                "json: cannot unmarshal {} into Go value of type int32",
+                name_of(other)
+            ))),
             (Shape::Quantity, Value::String(_) | Value::Number(_)) => match Quantity::from_value(value) {
                 Ok(quantity) => {
                     *value = Value::String(quantity.to_string());
@@ -180,11 +201,16 @@ impl Walk<'_> {
                 Ok(())
             }
             (Shape::Duration, Value::String(text)) => {
-                if is_go_duration(text) { Ok(()) } else { Err(self.malformed(&format!("time: invalid duration {text:?}"))) }
+                if is_go_duration(text) {
+                    Ok(())
+                } else {
+                    Err(self.malformed(&format!("time: invalid duration {text:?}")))
+                }
             }
-            (Shape::Time | Shape::MicroTime | Shape::Duration, other) => {
-                Err(self.malformed(&format!("json: cannot unmarshal {} into Go value of type string", name_of(other))))
-            }
+            (Shape::Time | Shape::MicroTime | Shape::Duration, other) => Err(self.malformed(&format!(
+                "json: cannot unmarshal {} into Go value of type string",
+                name_of(other)
+            ))),
             (Shape::Quantity, _) => Err(self.malformed(&crate::quantity::Error::Form.to_string())),
             (Shape::Bytes, Value::String(text)) => match STANDARD.decode(text) {
                 Ok(_) => Ok(()),
@@ -229,12 +255,17 @@ fn is_go_duration(text: &str) -> bool {
         return false;
     }
     while !rest.is_empty() {
-        let end = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(rest.len());
+        let end = rest
+            .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
+            .unwrap_or(rest.len());
         let (number, after) = rest.split_at(end);
         if number.parse::<f64>().is_err() {
             return false;
         }
-        let unit = ["ns", "us", "µs", "ms", "s", "m", "h"].iter().filter(|unit| after.starts_with(**unit)).max_by_key(|unit| unit.len());
+        let unit = ["ns", "us", "µs", "ms", "s", "m", "h"]
+            .iter()
+            .filter(|unit| after.starts_with(**unit))
+            .max_by_key(|unit| unit.len());
         match unit {
             Some(unit) => rest = &after[unit.len()..],
             None => return false,

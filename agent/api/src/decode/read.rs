@@ -20,7 +20,9 @@ pub fn read(body: &[u8], media: Media) -> Result<(Value, Vec<String>), String> {
     let value = match media {
         Media::Json => {
             let mut parser = serde_json::Deserializer::from_slice(body);
-            let value = Tree(&track).deserialize(&mut parser).map_err(|problem| problem.to_string())?;
+            let value = Tree(&track)
+                .deserialize(&mut parser)
+                .map_err(|problem| problem.to_string())?;
             parser.end().map_err(|problem| problem.to_string())?;
             value
         }
@@ -32,8 +34,10 @@ pub fn read(body: &[u8], media: Media) -> Result<(Value, Vec<String>), String> {
                 legacy_octal_numbers: true,
                 with_snippet: false,
             };
-            serde_saphyr::with_deserializer_from_slice_with_options(body, options, |parser| Tree(&track).deserialize(parser))
-                .map_err(|problem| problem.to_string())?
+            serde_saphyr::with_deserializer_from_slice_with_options(body, options, |parser| {
+                Tree(&track).deserialize(parser)
+            })
+            .map_err(|problem| problem.to_string())?
         }
     };
     Ok((value, track.into_inner().duplicates))
@@ -94,7 +98,9 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number must be finite"))
+        Number::from_f64(value)
+            .map(Value::Number)
+            .ok_or_else(|| E::custom("a number must be finite"))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {

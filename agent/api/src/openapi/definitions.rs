@@ -54,7 +54,10 @@ pub(super) fn write(rows: &[&'static Kind], dialect: Dialect, writer: &mut Write
     for name in &reached.plain {
         writer.entry(name, &plain(name, dialect));
     }
-    writer.entry(PATCH, &json!({"description": "A patch, in one of the forms that its media type names.", "type": "object"}));
+    writer.entry(
+        PATCH,
+        &json!({"description": "A patch, in one of the forms that its media type names.", "type": "object"}),
+    );
     writer.close();
 }
 
@@ -75,7 +78,11 @@ fn plain(name: &str, dialect: Dialect) -> Value {
             json!({"type": "string", "format": "int-or-string"}),
             json!({"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}),
         ),
-        DURATION => ("A length of time such as 1m30s.", json!({"type": "string"}), json!({"type": "string"})),
+        DURATION => (
+            "A length of time such as 1m30s.",
+            json!({"type": "string"}),
+            json!({"type": "string"}),
+        ),
         _ => (
             "A point in time as RFC 3339.",
             json!({"type": "string", "format": "date-time"}),

@@ -7,8 +7,11 @@ use super::{Dialect, META, Writer};
 use crate::kinds::{Kind, Subresource};
 
 const BODIES: &[&str] = &["application/json", "application/yaml"];
-const PATCHES: &[&str] =
-    &["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const PATCHES: &[&str] = &[
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
 
 const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
 const BINDING: &str = "io.k8s.api.core.v1.Binding";
@@ -57,8 +60,16 @@ const LIST: &[&str] = &[
 ];
 const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
 const DELETE: &[&str] = &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"];
-const LOG: &[&str] =
-    &["container", "follow", "limitBytes", "previous", "sinceSeconds", "sinceTime", "tailLines", "timestamps"];
+const LOG: &[&str] = &[
+    "container",
+    "follow",
+    "limitBytes",
+    "previous",
+    "sinceSeconds",
+    "sinceTime",
+    "tailLines",
+    "timestamps",
+];
 const EXEC: &[&str] = &["command", "container", "stderr", "stdin", "stdout", "tty"];
 
 /// Writes all paths of a kind.
@@ -69,13 +80,24 @@ pub(super) fn write(kind: &'static Kind, dialect: Dialect, writer: &mut Writer) 
         format!("/apis/{}/{}", kind.group, kind.version)
     };
     let namespaced = kind.is_namespaced();
-    let collection =
-        if namespaced { format!("{root}/namespaces/{{namespace}}/{}", kind.plural) } else { format!("{root}/{}", kind.plural) };
+    let collection = if namespaced {
+        format!("{root}/namespaces/{{namespace}}/{}", kind.plural)
+    } else {
+        format!("{root}/{}", kind.plural)
+    };
     let in_path: &[&str] = if namespaced { &["namespace"] } else { &[] };
     let named: Vec<&str> = std::iter::once("name").chain(in_path.iter().copied()).collect();
 
     if namespaced && kind.allows("list") {
-        let list = operation(kind, "get", "list", "ForAllNamespaces", LIST, None, Some(list_name(kind)));
+        let list = operation(
+            kind,
+            "get",
+            "list",
+            "ForAllNamespaces",
+            LIST,
+            None,
+            Some(list_name(kind)),
+        );
         path(writer, &format!("{root}/{}", kind.plural), &[], &[list], dialect);
     }
     let mut operations = Vec::new();
@@ -83,15 +105,34 @@ pub(super) fn write(kind: &'static Kind, dialect: Dialect, writer: &mut Writer) 
         operations.push(operation(kind, "get", "list", "", LIST, None, Some(list_name(kind))));
     }
     if kind.allows("create") {
-        operations.push(operation(kind, "post", "create", "", WRITE, Some(object_body(kind)), Some(kind.schema.to_owned())));
+        operations.push(operation(
+            kind,
+            "post",
+            "create",
+            "",
+            WRITE,
+            Some(object_body(kind)),
+            Some(kind.schema.to_owned()),
+        ));
     }
     path(writer, &collection, in_path, &operations, dialect);
 
     let item = format!("{collection}/{{name}}");
     let mut operations = object_operations(kind, "", kind.schema, true);
     if kind.allows("delete") {
-        let options = Body { name: format!("{META}.DeleteOptions"), media: BODIES };
-        operations.push(operation(kind, "delete", "delete", "", DELETE, Some(options), Some(format!("{META}.Status"))));
+        let options = Body {
+            name: format!("{META}.DeleteOptions"),
+            media: BODIES,
+        };
+        operations.push(operation(
+            kind,
+            "delete",
+            "delete",
+            "",
+            DELETE,
+            Some(options),
+            Some(format!("{META}.Status")),
+        ));
     }
     path(writer, &item, &named, &operations, dialect);
 
@@ -111,44 +152,103 @@ pub(super) fn write(kind: &'static Kind, dialect: Dialect, writer: &mut Writer) 
                 .map(|method| {
                     let mut operation = operation(kind, method, "connect", "Exec", EXEC, None, None);
                     operation.about = ("", "v1", "PodExecOptions");
-                    operation.id = operation.id.replace("connect", if method == "get" { "connectGet" } else { "connectPost" });
+                    operation.id = operation
+                        .id
+                        .replace("connect", if method == "get" { "connectGet" } else { "connectPost" });
                     operation
                 })
                 .collect(),
             Subresource::Binding => {
-                let body = Body { name: BINDING.to_owned(), media: BODIES };
-                let mut operation =
-                    operation(kind, "post", "create", "Binding", WRITE, Some(body), Some(BINDING.to_owned()));
+                let body = Body {
+                    name: BINDING.to_owned(),
+                    media: BODIES,
+                };
+                let mut operation = operation(
+                    kind,
+                    "post",
+                    "create",
+                    "Binding",
+                    WRITE,
+                    Some(body),
+                    Some(BINDING.to_owned()),
+                );
                 operation.about = ("", "v1", "Binding");
                 vec![operation]
             }
             Subresource::Archive => {
-                let mut operation = operation(kind, "put", "update", "Archive", &[], None, Some(kind.schema.to_owned()));
+                let mut operation = operation(
+                    kind,
+                    "put",
+                    "update",
+                    "Archive",
+                    &[],
+                    None,
+                    Some(kind.schema.to_owned()),
+                );
                 operation.id = operation.id.replace("update", "replace");
                 vec![operation]
             }
         };
-        path(writer, &format!("{item}/{}", subresource.name()), &named, &operations, dialect);
+        path(
+            writer,
+            &format!("{item}/{}", subresource.name()),
+            &named,
+            &operations,
+            dialect,
+        );
     }
 }
 
 fn object_body(kind: &Kind) -> Body {
-    Body { name: kind.schema.to_owned(), media: BODIES }
+    Body {
+        name: kind.schema.to_owned(),
+        media: BODIES,
+    }
 }
 
 /// get, put and patch of an object or of a subresource that looks like one.
 fn object_operations(kind: &'static Kind, suffix: &str, schema: &str, by_verbs: bool) -> Vec<Operation> {
     let mut operations = Vec::new();
     if !by_verbs || kind.allows("get") {
-        operations.push(operation(kind, "get", "get", suffix, &[], None, Some(schema.to_owned())));
+        operations.push(operation(
+            kind,
+            "get",
+            "get",
+            suffix,
+            &[],
+            None,
+            Some(schema.to_owned()),
+        ));
     }
     if !by_verbs || kind.allows("update") {
-        let body = Body { name: schema.to_owned(), media: BODIES };
-        operations.push(operation(kind, "put", "update", suffix, WRITE, Some(body), Some(schema.to_owned())));
+        let body = Body {
+            name: schema.to_owned(),
+            media: BODIES,
+        };
+        operations.push(operation(
+            kind,
+            "put",
+            "update",
+            suffix,
+            WRITE,
+            Some(body),
+            Some(schema.to_owned()),
+        ));
     }
     if !by_verbs || kind.allows("patch") {
-        let body = Body { name: patch_name().to_owned(), media: PATCHES };
-        operations.push(operation(kind, "patch", "patch", suffix, WRITE, Some(body), Some(schema.to_owned())));
+        let body = Body {
+            name: patch_name().to_owned(),
+            media: PATCHES,
+        };
+        operations.push(operation(
+            kind,
+            "patch",
+            "patch",
+            suffix,
+            WRITE,
+            Some(body),
+            Some(schema.to_owned()),
+        ));
     }
     operations
 }
@@ -169,8 +269,17 @@ fn operation(
     };
     let group = kind.group.split('.').next().unwrap_or_default();
     let group = if group.is_empty() { "core" } else { group };
-    let namespaced = if kind.is_namespaced() && suffix != "ForAllNamespaces" { "Namespaced" } else { "" };
-    let id = format!("{verb}{}{}{namespaced}{}{suffix}", capital(group), capital(kind.version), kind.kind);
+    let namespaced = if kind.is_namespaced() && suffix != "ForAllNamespaces" {
+        "Namespaced"
+    } else {
+        ""
+    };
+    let id = format!(
+        "{verb}{}{}{namespaced}{}{suffix}",
+        capital(group),
+        capital(kind.version),
+        kind.kind
+    );
     Operation {
         method,
         action,
@@ -184,7 +293,9 @@ fn operation(
 
 fn capital(text: &str) -> String {
     let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+    letters
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn path(writer: &mut Writer, path: &str, in_path: &[&str], operations: &[Operation], dialect: Dialect) {
@@ -219,7 +330,10 @@ fn parameter(name: &str, place: &str, dialect: Dialect) -> Value {
         "watch" => ("boolean", "Send changes as they happen."),
         "dryRun" => ("string", "All checks but no change; the only value is All."),
         "fieldManager" => ("string", "Who makes the change."),
-        "fieldValidation" => ("string", "What becomes of unknown and duplicate fields: Ignore, Warn or Strict."),
+        "fieldValidation" => (
+            "string",
+            "What becomes of unknown and duplicate fields: Ignore, Warn or Strict.",
+        ),
         "gracePeriodSeconds" => ("integer", "Seconds for a graceful end."),
         "orphanDependents" => ("boolean", "Deprecated: keep what the object owns."),
         "propagationPolicy" => ("string", "What becomes of owned objects."),
@@ -255,7 +369,11 @@ fn parameter(name: &str, place: &str, dialect: Dialect) -> Value {
 }
 
 fn written(operation: &Operation, dialect: Dialect) -> Value {
-    let mut parameters: Vec<Value> = operation.parameters.iter().map(|name| parameter(name, "query", dialect)).collect();
+    let mut parameters: Vec<Value> = operation
+        .parameters
+        .iter()
+        .map(|name| parameter(name, "query", dialect))
+        .collect();
     let (group, version, kind) = operation.about;
     let mut value = json!({
         "operationId": operation.id,
@@ -286,8 +404,11 @@ fn written(operation: &Operation, dialect: Dialect) -> Value {
         }
         Dialect::V3 => {
             if let Some(body) = &operation.body {
-                let content: serde_json::Map<String, Value> =
-                    body.media.iter().map(|media| ((*media).to_owned(), json!({"schema": schema(&body.name)}))).collect();
+                let content: serde_json::Map<String, Value> = body
+                    .media
+                    .iter()
+                    .map(|media| ((*media).to_owned(), json!({"schema": schema(&body.name)})))
+                    .collect();
                 value["requestBody"] = json!({"required": operation.method != "delete", "content": content});
             }
             let content = match &operation.answer {

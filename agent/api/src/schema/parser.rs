@@ -19,7 +19,7 @@
 //! - A field is indented. `!` marks it required. Its shape is `string`, `int32`, `int64`, `number`, `bool`, `quantity`,
 //!   `intOrString`, `time`, `microTime`, `duration`, `bytes`, `any`, the name of a type, `[SHAPE]` or `{SHAPE}` (a map).
 //! - A type name means the type of the same package; else the only one of that name; else it is written in full.
-//! - After the shape, in any order: `= JSON` (default, without spaces), `of(A, B)` (the strings it may be), `atomic`,
+//! - After the shape, in any order: `= JSON` (default, without spaces), `of(A, B)` (the strings it may be, kept sorted as Kubernetes tells them), `atomic`,
 //!   `set`, `map(KEY, …)` (list kinds of server-side apply), `merge` or `merge(KEY)` and `retainKeys` (strategic merge),
 //!   `by(KEY)` for `map(KEY) merge(KEY)`.
 //! - `includes NAME` stands for the fields of another type of the package.
@@ -49,7 +49,9 @@ impl Schema {
 }
 
 fn find(types: &[Type], package: &str, name: &str) -> Option<TypeRef> {
-    let index = types.binary_search_by(|known| (known.package, known.name).cmp(&(package, name))).ok()?;
+    let index = types
+        .binary_search_by(|known| (known.package, known.name).cmp(&(package, name)))
+        .ok()?;
     u16::try_from(index).ok().map(TypeRef)
 }
 
@@ -74,7 +76,9 @@ pub fn parse(texts: &[&'static str]) -> Schema {
             if line.starts_with(' ') {
                 match current.and_then(|name| drafts.get_mut(&name)) {
                     Some(draft) => draft.fields.push((number, line)),
-                    None => schema.problems.push(format!("line {number}: a field outside a type: {line}")),
+                    None => schema
+                        .problems
+                        .push(format!("line {number}: a field outside a type: {line}")),
                 }
                 continue;
             }
@@ -86,8 +90,19 @@ pub fn parse(texts: &[&'static str]) -> Schema {
             match head(package, line) {
                 Some(head) => {
                     let name = (head.package, head.name);
-                    if drafts.insert(name, Draft { head, fields: Vec::new() }).is_some() {
-                        schema.problems.push(format!("line {number}: {package}.{} appears twice", name.1));
+                    if drafts
+                        .insert(
+                            name,
+                            Draft {
+                                head,
+                                fields: Vec::new(),
+                            },
+                        )
+                        .is_some()
+                    {
+                        schema
+                            .problems
+                            .push(format!("line {number}: {package}.{} appears twice", name.1));
                     }
                     current = Some(name);
                 }
@@ -105,7 +120,11 @@ pub fn parse(texts: &[&'static str]) -> Schema {
     }
     for (index, known) in schema.types.iter().enumerate() {
         let reference = u16::try_from(index).ok().map(TypeRef);
-        schema.by_short_name.entry(known.name).and_modify(|other| *other = None).or_insert(reference);
+        schema
+            .by_short_name
+            .entry(known.name)
+            .and_modify(|other| *other = None)
+            .or_insert(reference);
     }
     let mut parsed = Vec::with_capacity(fields.len());
     let mut problems = Vec::new();
@@ -123,7 +142,10 @@ pub fn parse(texts: &[&'static str]) -> Schema {
         }
         list.sort_by_key(|field| field.name);
         if let Some(pair) = list.windows(2).find(|pair| pair[0].name == pair[1].name) {
-            problems.push(format!("{}.{}: field {} appears twice", known.package, known.name, pair[0].name));
+            problems.push(format!(
+                "{}.{}: field {} appears twice",
+                known.package, known.name, pair[0].name
+            ));
         }
         list.shrink_to_fit();
         parsed.push(list);
@@ -167,7 +189,11 @@ fn head(package: &'static str, line: &'static str) -> Option<Type> {
     let group_version_kind = match keyword {
         "kind" => {
             let (group, version) = crate::kinds::split_api_version(words.next()?);
-            Some(GroupVersionKind { group, version, kind: name })
+            Some(GroupVersionKind {
+                group,
+                version,
+                kind: name,
+            })
         }
         "type" => None,
         _ => return None,
@@ -177,11 +203,21 @@ fn head(package: &'static str, line: &'static str) -> Option<Type> {
         Some("atomic") => true,
         Some(_) => return None,
     };
-    Some(Type { package, name, group_version_kind, fields: Vec::new(), atomic, description })
+    Some(Type {
+        package,
+        name,
+        group_version_kind,
+        fields: Vec::new(),
+        atomic,
+        description,
+    })
 }
 
 fn split_description(line: &'static str) -> (&'static str, &'static str) {
-    line.split_once(" -- ").map_or((line, ""), |(declaration, description)| (declaration, description.trim()))
+    line.split_once(" -- ")
+        .map_or((line, ""), |(declaration, description)| {
+            (declaration, description.trim())
+        })
 }
 
 fn type_meta(name: &'static str, description: &'static str) -> Field {
@@ -206,7 +242,9 @@ fn plain_field(name: &'static str, shape: Shape, description: &'static str) -> F
 fn field(line: &'static str, package: &str, schema: &Schema) -> Result<Field, String> {
     let (declaration, description) = split_description(line);
     let declaration = declaration.trim();
-    let (name, rest) = declaration.split_once(char::is_whitespace).ok_or("a field needs a shape")?;
+    let (name, rest) = declaration
+        .split_once(char::is_whitespace)
+        .ok_or("a field needs a shape")?;
     let (word, mut rest) = next_word(rest);
     let required = name.ends_with('!');
     let mut field = plain_field(name.trim_end_matches('!'), shape(word, package, schema)?, description);
@@ -215,16 +253,24 @@ fn field(line: &'static str, package: &str, schema: &Schema) -> Result<Field, St
         let (word, after) = next_word(rest);
         rest = after;
         let (word, arguments) = match word.split_once('(') {
-            Some((word, list)) => (word, list.trim_end_matches(')').split(',').map(str::trim).collect::<Vec<_>>()),
+            Some((word, list)) => (
+                word,
+                list.trim_end_matches(')').split(',').map(str::trim).collect::<Vec<_>>(),
+            ),
             None => (word, Vec::new()),
         };
         match word {
             "=" => {
                 let (json, after) = next_word(rest);
                 rest = after;
-                field.default = Some(serde_json::from_str(json).map_err(|problem| format!("default {json}: {problem}"))?);
+                field.default =
+                    Some(serde_json::from_str(json).map_err(|problem| format!("default {json}: {problem}"))?);
             }
-            "of" => field.values = arguments.into_boxed_slice(),
+            "of" => {
+                let mut values = arguments;
+                values.sort_unstable();
+                field.values = values.into_boxed_slice();
+            }
             "atomic" => field.atomic = true,
             "set" => field.list = ListKind::Set,
             "map" => field.list = ListKind::Map(arguments.into_boxed_slice()),
@@ -280,8 +326,14 @@ fn shape(text: &str, package: &str, schema: &Schema) -> Result<Shape, String> {
         "bytes" => Shape::Bytes,
         "any" => Shape::Any,
         name => {
-            let same_package = if name.contains('.') { None } else { find(&schema.types, package, name) };
-            let reference = same_package.or_else(|| schema.find(name)).ok_or_else(|| format!("no type {name}"))?;
+            let same_package = if name.contains('.') {
+                None
+            } else {
+                find(&schema.types, package, name)
+            };
+            let reference = same_package
+                .or_else(|| schema.find(name))
+                .ok_or_else(|| format!("no type {name}"))?;
             Shape::Object(reference)
         }
     })

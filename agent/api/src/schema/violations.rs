@@ -21,7 +21,11 @@ fn walk(object: &'static Type, value: &Value, path: &str, found: &mut Vec<FieldE
         if path.is_empty() && field.name == "status" {
             continue;
         }
-        let here = if path.is_empty() { field.name.to_owned() } else { format!("{path}.{}", field.name) };
+        let here = if path.is_empty() {
+            field.name.to_owned()
+        } else {
+            format!("{path}.{}", field.name)
+        };
         match present.get(field.name) {
             None | Some(Value::Null) if field.required => found.push(FieldError::required(here, "")),
             None | Some(Value::Null) => {}
@@ -43,10 +47,10 @@ fn inside(field: &'static Field, shape: &'static Shape, value: &Value, path: &st
                 inside(field, item, value, &format!("{path}[{key}]"), found);
             }
         }
-        (Shape::String, Value::String(text)) if !field.values.is_empty() && !text.is_empty() => {
-            if !field.values.contains(&text.as_str()) {
-                found.push(FieldError::not_supported(path, text.as_str(), &field.values));
-            }
+        (Shape::String, Value::String(text))
+            if !field.values.is_empty() && !text.is_empty() && !field.values.contains(&text.as_str()) =>
+        {
+            found.push(FieldError::not_supported(path, text.as_str(), &field.values));
         }
         _ => {}
     }
