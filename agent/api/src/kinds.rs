@@ -171,7 +171,17 @@ impl Kind {
     }
 }
 
-const STANDARD: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
+const STANDARD: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
+const ONE_BY_ONE: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 const READ_ONLY: &[&str] = &["get", "list"];
 
 /// What most kinds have; a row names only what differs.
@@ -234,6 +244,7 @@ static KINDS: &[Kind] = &[
         singular: "namespace",
         short_names: &["ns"],
         scope: Scope::Cluster,
+        verbs: ONE_BY_ONE,
         subresources: &[Subresource::Status],
         schema: "io.k8s.api.core.v1.Namespace",
         columns: columns::NAMESPACES,

@@ -28,7 +28,7 @@ fn deployments_are_listed_as_kubectl_expects() {
     assert_eq!(
         list["resources"][0],
         json!({"name": "deployments", "singularName": "deployment", "namespaced": true, "kind": "Deployment",
-            "verbs": ["create", "delete", "get", "list", "patch", "update", "watch"], "shortNames": ["deploy"], "categories": ["all"]})
+            "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"], "shortNames": ["deploy"], "categories": ["all"]})
     );
     assert_eq!(
         list["resources"][1],

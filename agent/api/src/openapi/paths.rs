@@ -60,6 +60,13 @@ const LIST: &[&str] = &[
 ];
 const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
 const DELETE: &[&str] = &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"];
+const COLLECTION: &[&str] = &[
+    "dryRun",
+    "fieldSelector",
+    "gracePeriodSeconds",
+    "labelSelector",
+    "propagationPolicy",
+];
 const LOG: &[&str] = &[
     "container",
     "follow",
@@ -114,6 +121,12 @@ pub(super) fn write(kind: &'static Kind, dialect: Dialect, writer: &mut Writer) 
             Some(object_body(kind)),
             Some(kind.schema.to_owned()),
         ));
+    }
+    if kind.allows("deletecollection") {
+        let answer = Some(format!("{META}.Status"));
+        let mut operation = operation(kind, "delete", "deletecollection", "", COLLECTION, None, answer);
+        operation.id = operation.id.replacen("deletecollection", "deleteCollection", 1);
+        operations.push(operation);
     }
     path(writer, &collection, in_path, &operations, dialect);
 
