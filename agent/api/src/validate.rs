@@ -9,7 +9,18 @@ use serde_json::Value;
 
 use crate::kinds::Kind;
 
+mod container;
+mod fields;
+mod metadata;
 pub mod names;
+mod others;
+mod pod;
+mod probe;
+mod resources;
+mod service;
+mod values;
+mod volume;
+mod workload;
 
 /// One broken rule.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,11 +178,57 @@ impl fmt::Display for FieldError {
 }
 
 /// What is wrong with a new object. Defaults have been applied and the name has been generated.
-pub fn create(_kind: &Kind, _object: &Value) -> Vec<FieldError> {
-    Vec::new()
+pub fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    metadata::create(kind, &object["metadata"], &mut errors);
+    values::check(kind.object_type(), object, "", &mut errors);
+    content(kind, object, &mut errors);
+    if (kind.group, kind.kind) == ("", "Pod") {
+        pod::create(object, &mut errors);
+    }
+    errors
 }
 
 /// What is wrong with a new version of an object, given the stored one.
-pub fn update(_kind: &Kind, _new: &Value, _old: &Value) -> Vec<FieldError> {
-    Vec::new()
+///
+/// The caller has carried over what clients may leave out: the name, times, and a service's addresses.
+pub fn update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    metadata::update(&new["metadata"], &old["metadata"], &mut errors);
+    values::check(kind.object_type(), new, "", &mut errors);
+    content(kind, new, &mut errors);
+    let errors_so_far = &mut errors;
+    match (kind.group, kind.kind) {
+        ("", "Pod") => pod::update(new, old, errors_so_far),
+        ("", "Service") => service::update(new, old, errors_so_far),
+        ("", "ConfigMap") => others::config_map_update(new, old, errors_so_far),
+        ("", "Secret") => others::secret_update(new, old, errors_so_far),
+        ("", "Node") => others::node_update(new, old, errors_so_far),
+        ("apps", "Deployment" | "ReplicaSet") => workload::selector_is_immutable(new, old, errors_so_far),
+        ("minidc.dev", "JoinToken") => others::join_token_update(new, old, errors_so_far),
+        ("minidc.dev", "Image") => others::image_update(new, old, errors_so_far),
+        _ => {}
+    }
+    errors
 }
+
+/// The rules that hold for every version of an object, metadata aside.
+fn content(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>) {
+    let spec = &object["spec"];
+    match (kind.group, kind.kind) {
+        ("", "Pod") => pod::spec(spec, "spec", true, errors),
+        ("", "Service") => service::spec(spec, errors),
+        ("", "ConfigMap") => others::config_map(object, errors),
+        ("", "Secret") => others::secret(object, errors),
+        ("", "Node") => others::node(object, errors),
+        ("", "Event") => others::event(object, errors),
+        ("apps", "Deployment") => workload::deployment(spec, errors),
+        ("apps", "ReplicaSet") => workload::replica_set(spec, errors),
+        ("coordination.k8s.io", "Lease") => others::lease(spec, errors),
+        ("minidc.dev", "Image") => others::image(object, errors),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;
