@@ -1,0 +1,331 @@
+//! ReplicaSets: as many pods as asked for, no more and no fewer.
+//!
+//! A pod that was just created or deleted is expected in the cache before the next pod is: so none is made twice.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::Error;
+use crate::cache::{Cache, Change, Mark};
+use crate::events::{Level, Recorder};
+use crate::objects::pod::Pod;
+use crate::objects::replica_set::ReplicaSet;
+use crate::objects::{Key, Metadata, Owner, PODS, REPLICA_SETS, Stored};
+use crate::owners::{self, Claim, claim};
+use crate::queue::{Again, Queue};
+use crate::requests::{Deletion, Requests};
+
+pub(crate) mod ranking;
+pub(crate) mod status;
+
+use ranking::sort_by_dispensability;
+use status::Failure;
+
+/// ReplicaSets handled at the same time.
+const WORKERS: usize = 8;
+/// Most pods created or deleted in one go (`replicaset.BurstReplicas`).
+const BURST: usize = 500;
+/// Size of the first batch of pods, doubled while creation works (`controller.SlowStartInitialBatchSize`).
+const FIRST_BATCH: usize = 1;
+/// After so long an expectation is given up (`controller.ExpectationsTimeout`).
+const EXPECTATION_LIMIT: Duration = Duration::from_secs(300);
+/// When to look again if the cache does not show an own write yet; its arrival wakes the controller sooner.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the caches must show before a set is acted on again.
+struct Expectation {
+    created: Option<Mark>,
+    /// Uids of pods whose deletion was asked for.
+    deleted: Vec<Box<str>>,
+    /// Own status of the set.
+    written: Option<Mark>,
+    since: Instant,
+}
+
+/// The controller.
+pub(crate) struct ReplicaSets {
+    requests: Requests,
+    recorder: Recorder,
+    pods: Arc<Cache<Pod>>,
+    sets: Arc<Cache<ReplicaSet>>,
+    queue: Arc<Queue<Key>>,
+    expectations: Mutex<HashMap<Key, Expectation>>,
+}
+
+impl ReplicaSets {
+    pub(crate) fn new(
+        requests: Requests,
+        recorder: Recorder,
+        pods: Arc<Cache<Pod>>,
+        sets: Arc<Cache<ReplicaSet>>,
+    ) -> Self {
+        let queue = Queue::new();
+        let sink = Arc::clone(&queue);
+        sets.on_change(move |change| sink.add(change.object().metadata().key.clone()));
+        let sink = Arc::clone(&queue);
+        let known = Arc::clone(&sets);
+        pods.on_change(move |change| {
+            let wake = |metadata: &Metadata| match metadata.controller() {
+                Some(_) => {
+                    if let Some(key) = owners::managed_by(&REPLICA_SETS, metadata) {
+                        sink.add(key);
+                    }
+                }
+                // A pod that nobody manages may be somebody's by its labels.
+                None if !metadata.terminating() => {
+                    for set in known.within(&metadata.key.namespace, |set| {
+                        set.selector
+                            .as_ref()
+                            .is_some_and(|selector| !selector.is_empty() && selector.matches(metadata))
+                    }) {
+                        sink.add(set.metadata.key.clone());
+                    }
+                }
+                None => {}
+            };
+            if let Change::Put {
+                previous: Some(previous),
+                current,
+            } = change
+                && previous.metadata.owners != current.metadata.owners
+            {
+                wake(&previous.metadata);
+            }
+            wake(&change.object().metadata);
+        });
+        Self {
+            requests,
+            recorder,
+            pods,
+            sets,
+            queue,
+            expectations: Mutex::default(),
+        }
+    }
+
+    /// Works until shutdown.
+    pub(crate) async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = async { self.pods.completed().await; self.sets.completed().await } => {}
+        }
+        self.queue.work(WORKERS, &shutdown, |key| self.reconcile(key)).await;
+        Ok(())
+    }
+
+    fn expectations(&self) -> MutexGuard<'_, HashMap<Key, Expectation>> {
+        self.expectations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expect(&self, key: &Key, change: impl FnOnce(&mut Expectation)) {
+        let mut expectations = self.expectations();
+        let expectation = expectations.entry(key.clone()).or_insert_with(|| Expectation {
+            created: None,
+            deleted: Vec::new(),
+            written: None,
+            since: Instant::now(),
+        });
+        change(expectation);
+        expectation.since = Instant::now();
+    }
+
+    /// Whether the caches show everything done so far for the set.
+    fn settled(&self, key: &Key) -> bool {
+        let mut expectations = self.expectations();
+        let Some(expectation) = expectations.get_mut(key) else {
+            return true;
+        };
+        expectation.created = expectation.created.filter(|mark| !self.pods.has_seen(*mark));
+        expectation.written = expectation.written.filter(|mark| !self.sets.has_seen(*mark));
+        if !expectation.deleted.is_empty() {
+            let there = self.pods.within(&key.namespace, |pod| {
+                !pod.metadata.terminating() && expectation.deleted.contains(&pod.metadata.uid)
+            });
+            expectation
+                .deleted
+                .retain(|uid| there.iter().any(|pod| pod.metadata.uid == *uid));
+        }
+        let settled = expectation.created.is_none() && expectation.written.is_none() && expectation.deleted.is_empty();
+        if settled || expectation.since.elapsed() > EXPECTATION_LIMIT {
+            expectations.remove(key);
+            return true;
+        }
+        false
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<Again, Error> {
+        let Some(set) = self.sets.get(&key) else {
+            self.expectations().remove(&key);
+            return Ok(None);
+        };
+        if !self.settled(&key) {
+            return Ok(Some(LOOK_AGAIN));
+        }
+        let Some(selector) = set.selector.as_ref().filter(|selector| !selector.is_empty()) else {
+            return Ok(None);
+        };
+
+        let mut mine = Vec::new();
+        let candidates = self.pods.within(&key.namespace, |pod| {
+            pod.active() && (selector.matches(&pod.metadata) || pod.metadata.controller().is_some())
+        });
+        for pod in candidates {
+            match claim(&set.metadata, selector.matches(&pod.metadata), &pod.metadata) {
+                Claim::Mine => mine.push(pod),
+                Claim::Adopt => {
+                    owners::adopt(&self.requests, (&REPLICA_SETS, &set.metadata), (&PODS, &pod.metadata)).await?;
+                    mine.push(pod);
+                }
+                Claim::Release => owners::release(&self.requests, &set.metadata, (&PODS, &pod.metadata)).await?,
+                Claim::Other => {}
+            }
+        }
+
+        let outcome = if set.metadata.terminating() {
+            Ok(())
+        } else {
+            self.manage(&set, mine.clone()).await
+        };
+        let (failure, error) = match outcome {
+            Ok(()) => (None, None),
+            Err((failure, error)) => (Some(failure), Some(error)),
+        };
+        let (status, again) = status::status(&set, &mine, failure, Timestamp::now());
+        if status != set.status {
+            let body = json!({"metadata": {"resourceVersion": set.metadata.revision.to_string()}, "status": status});
+            let reply = self
+                .requests
+                .merge(&format!("{}/status", REPLICA_SETS.path_of(&key)), &body)
+                .await;
+            match reply {
+                Ok(reply) => {
+                    let mark = self.sets.mark(reply.revision());
+                    self.expect(&key, |expectation| expectation.written = Some(mark));
+                }
+                Err(error) if error.is_not_found() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        error.map_or(Ok(again), Err)
+    }
+
+    /// Creates what is missing or deletes what is too much.
+    async fn manage(&self, set: &Arc<ReplicaSet>, pods: Vec<Arc<Pod>>) -> Result<(), (Failure, Error)> {
+        let wanted = usize::try_from(set.replicas).unwrap_or_default();
+        if pods.len() < wanted {
+            let missing = (wanted - pods.len()).min(BURST);
+            self.create(set, missing)
+                .await
+                .map_err(|error| (("FailedCreate", error.api_message()), error))
+        } else if pods.len() > wanted {
+            let surplus = (pods.len() - wanted).min(BURST);
+            self.delete(set, pods, surplus)
+                .await
+                .map_err(|error| (("FailedDelete", error.api_message()), error))
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn create(&self, set: &ReplicaSet, count: usize) -> Result<(), Error> {
+        let owner = Owner::controller(&REPLICA_SETS, &set.metadata);
+        let body = status::pod_from_template(set, &owner);
+        let collection = PODS.collection(&set.metadata.key.namespace);
+        let mut left = count;
+        let mut batch = FIRST_BATCH;
+        while left > 0 {
+            let size = batch.min(left);
+            let replies = join_all((0..size).map(|_| self.requests.create(&collection, &body))).await;
+            let mut failed = None;
+            for reply in replies {
+                match reply {
+                    Ok(reply) => {
+                        let mark = self.pods.mark(reply.revision());
+                        self.expect(&set.metadata.key, |expectation| {
+                            if expectation.created.is_none_or(|known| known.is_before(mark)) {
+                                expectation.created = Some(mark);
+                            }
+                        });
+                        let message = format!("Created pod: {}", reply.metadata.name);
+                        self.recorder
+                            .tell(&REPLICA_SETS, &set.metadata, Level::Normal, "SuccessfulCreate", message);
+                    }
+                    // Its namespace goes, and the set with it.
+                    Err(error) if error.is_namespace_terminating() => return Ok(()),
+                    Err(error) => {
+                        let message = format!("Error creating: {}", error.api_message());
+                        self.recorder
+                            .tell(&REPLICA_SETS, &set.metadata, Level::Warning, "FailedCreate", message);
+                        failed = Some(error);
+                    }
+                }
+            }
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            left -= size;
+            batch = size * 2;
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, set: &ReplicaSet, mut pods: Vec<Arc<Pod>>, count: usize) -> Result<(), Error> {
+        if count < pods.len() {
+            sort_by_dispensability(&mut pods, &self.related(set), Timestamp::now());
+        }
+        pods.truncate(count);
+        self.expect(&set.metadata.key, |expectation| {
+            expectation
+                .deleted
+                .extend(pods.iter().map(|pod| pod.metadata.uid.clone()));
+        });
+        let outcomes = join_all(pods.iter().map(|pod| async move {
+            self.requests
+                .delete(&PODS.path_of(&pod.metadata.key), Deletion::of(&pod.metadata))
+                .await
+        }))
+        .await;
+        let mut failed = None;
+        for (pod, outcome) in pods.iter().zip(outcomes) {
+            match outcome {
+                Ok(()) => {
+                    let message = format!("Deleted pod: {}", pod.metadata.key.name);
+                    self.recorder
+                        .tell(&REPLICA_SETS, &set.metadata, Level::Normal, "SuccessfulDelete", message);
+                }
+                Err(error) => {
+                    self.expect(&set.metadata.key, |expectation| {
+                        expectation.deleted.retain(|uid| *uid != pod.metadata.uid);
+                    });
+                    let message = format!("Error deleting: {}", error.api_message());
+                    self.recorder
+                        .tell(&REPLICA_SETS, &set.metadata, Level::Warning, "FailedDelete", message);
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Pods of the sets that the same controller manages, e.g. of one Deployment.
+    fn related(&self, set: &ReplicaSet) -> Vec<Arc<Pod>> {
+        let namespace = &set.metadata.key.namespace;
+        let parent = set.metadata.controller().map(|owner| owner.uid.clone());
+        let siblings = self.sets.within(namespace, |other| {
+            other.metadata.uid == set.metadata.uid
+                || parent.is_some() && other.metadata.controller().map(|owner| &owner.uid) == parent.as_ref()
+        });
+        self.pods.within(namespace, |pod| {
+            pod.metadata
+                .controller()
+                .is_some_and(|owner| siblings.iter().any(|sibling| sibling.metadata().uid == owner.uid))
+        })
+    }
+}
