@@ -14,7 +14,7 @@ mod sequencer;
 pub use embedded::Embedded;
 pub use memory::Memory;
 
-/// Keeps entries, numbers changes, and tells about them. Every implementation passes the suite in `tests/backends.rs`.
+/// Keeps entries, numbers changes, and tells about them. Every implementation passes the suite in `tests/suite/backends.rs`.
 ///
 /// A backend also applies the limits of [`MemoryPrefix`](crate::MemoryPrefix)es: an expired or surplus key is
 /// removed by a change like any other.

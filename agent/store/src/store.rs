@@ -31,6 +31,7 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// A store without a disk, for tests.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "called as Store::open is")]
     pub fn in_memory(options: Options) -> Self {
         let backend: Arc<dyn Backend> = Arc::new(Memory::new(&options));
         let cache = Cache::new(Vec::new(), backend.history(), 0);

@@ -380,16 +380,19 @@ impl Shared {
             }
         }
         let wanted = journal.rewrite_wanted();
-        if wanted == Rewrite::First && !commits.is_empty() {
-            if let Err(error) = self.rewrite(journal) {
+        let now = match wanted {
+            Rewrite::First | Rewrite::Soon => true,
+            Rewrite::Idle => commits.is_empty(),
+            Rewrite::No => false,
+        };
+        if now && let Err(error) = self.rewrite(journal) {
+            tracing::warn!(%error, "the store's log could not be rewritten; trying again later");
+            if wanted == Rewrite::First {
+                self.lock().retry = Some(Instant::now() + RETRY);
                 for (_, reply) in commits {
                     let _ = reply.send(Err(error.clone()));
                 }
                 return;
-            }
-        } else if wanted == Rewrite::Soon || wanted == Rewrite::Idle && commits.is_empty() {
-            if let Err(error) = self.rewrite(journal) {
-                tracing::warn!(%error, "the store's log could not be rewritten and keeps growing; trying again later");
             }
         }
         self.commit(journal, commits);
@@ -598,7 +601,7 @@ impl Core {
             }
             match (operation, current) {
                 (Op::Put { envelope, .. }, Some(current)) if *current.envelope == envelope => {
-                    answers.push(Some(current))
+                    answers.push(Some(current));
                 }
                 (Op::Put { key, envelope, .. }, current) => {
                     bytes += key.len() + envelope.weight();
@@ -779,3 +782,6 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,7 +84,7 @@ impl Header {
 }
 
 /// Collects records into one frame.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Frame {
     bytes: Vec<u8>,
 }

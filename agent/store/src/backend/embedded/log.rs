@@ -343,3 +343,75 @@ pub(super) fn sync_directory(directory: &Path) -> Result<(), Error> {
         .and_then(|directory| directory.sync_all())
         .map_err(io_error("sync", directory))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{Envelope, backend::embedded::recovery};
+
+    fn put(revision: Revision) -> Arc<Change> {
+        let envelope = Arc::new(Envelope::new(revision.to_string(), 0, Box::default(), Box::default()));
+        let entry = Entry {
+            key: format!("k/{revision}").into(),
+            revision,
+            created: revision,
+            envelope,
+        };
+        Arc::new(Change::Put { entry, previous: None })
+    }
+
+    fn found(directory: &Path) -> BTreeMap<Arc<str>, Entry> {
+        let file = open(directory).unwrap().unwrap();
+        recovery::recover(&file, &path(directory), &Options::default())
+            .unwrap()
+            .entries
+    }
+
+    #[test]
+    fn after_a_failed_sync_only_a_new_file_is_trusted() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let lock = File::create(directory.join("lock")).unwrap();
+        let header = Header {
+            identity: Uuid::new_v4(),
+            epoch: 1,
+        };
+        let mut log = Log::create(directory, lock, header, &Options::default()).unwrap();
+        log.append(&[put(1)], None).unwrap();
+        log.fail_next_sync = true;
+        let failure = log.append(&[put(2)], None).unwrap_err();
+        assert!(failure.uncertain);
+        assert_eq!(log.rewrite_wanted(), Rewrite::First);
+        let Change::Put { entry, .. } = &*put(1) else {
+            unreachable!()
+        };
+        log.rewrite(std::slice::from_ref(entry), 2, 0).unwrap();
+        assert_eq!(log.rewrite_wanted(), Rewrite::No);
+        log.append(&[put(3)], None).unwrap();
+        let keys: Vec<_> = found(directory).into_keys().collect();
+        assert_eq!(keys.iter().map(|key| &**key).collect::<Vec<_>>(), ["k/1", "k/3"]);
+    }
+
+    #[test]
+    fn reservation_is_found_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let lock = File::create(directory.join("lock")).unwrap();
+        let header = Header {
+            identity: Uuid::new_v4(),
+            epoch: 1,
+        };
+        let mut log = Log::create(directory, lock, header, &Options::default()).unwrap();
+        log.append(&[put(7)], Some(500)).unwrap();
+        let file = open(directory).unwrap().unwrap();
+        let recovered = recovery::recover(&file, &path(directory), &Options::default()).unwrap();
+        assert_eq!(
+            (recovered.revision, recovered.reserved, recovered.header),
+            (500, 500, header)
+        );
+    }
+}

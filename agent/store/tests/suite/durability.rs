@@ -8,10 +8,9 @@ use std::{
 };
 
 use minidc_store::{Entry, Error, Options, Store, When};
-use support::{Random, put};
 use tempfile::TempDir;
 
-mod support;
+use crate::support::{Random, put};
 
 const DIRECTORY: &str = "STORE_TEST_DIRECTORY";
 
@@ -234,7 +233,7 @@ async fn acknowledged_writes_survive_a_kill() {
     let directory = TempDir::new().unwrap();
     let mut acknowledged = Vec::new();
     for round in 1..=8 {
-        let mut process = child("child_that_writes_until_it_is_killed", directory.path(), "")
+        let mut process = child("durability::child_that_writes_until_it_is_killed", directory.path(), "")
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap())
@@ -257,7 +256,7 @@ async fn acknowledged_writes_survive_a_kill() {
             let entry = store
                 .get(key)
                 .unwrap_or_else(|| panic!("round {round}: {key} was acknowledged and is gone"));
-            assert_eq!(*entry.envelope, support::envelope("text"));
+            assert_eq!(*entry.envelope, crate::support::envelope("text"));
         }
         store.close().await;
     }
@@ -335,7 +334,7 @@ fn child_on_a_full_disk() {
         assert_eq!(found.len(), written.len());
         for ((key, text), (found, envelope)) in written.iter().zip(&found) {
             assert_eq!(key, found);
-            assert_eq!(**envelope, support::envelope(text));
+            assert_eq!(**envelope, crate::support::envelope(text));
         }
         println!("lost nothing");
     });
@@ -347,7 +346,7 @@ fn full_disk_refuses_writes_and_loses_nothing() {
     for blocks in [600, 777, 1111] {
         let directory = TempDir::new().unwrap();
         let before = format!("trap '' XFSZ; ulimit -S -f {blocks}");
-        let output = child("child_on_a_full_disk", directory.path(), &before)
+        let output = child("durability::child_on_a_full_disk", directory.path(), &before)
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout);

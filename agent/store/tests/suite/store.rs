@@ -3,10 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use minidc_store::{Change, Error, HistoryLimits, MemoryPrefix, Options, Store, When};
-use support::{Random, delete, envelope, put, replay, soon};
 use tempfile::TempDir;
 
-mod support;
+use crate::support::{Random, delete, envelope, put, replay, soon};
 
 fn leases() -> Options {
     Options {

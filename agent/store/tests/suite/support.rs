@@ -1,15 +1,13 @@
 //! What the store's tests share.
-#![expect(unreachable_pub, reason = "shared by several test programs")]
-
 use std::{collections::BTreeMap, time::Duration};
 
 use minidc_store::{Change, Entry, Envelope, Op, When};
 
 /// Small reproducible random numbers (a linear congruential generator with Knuth's constants).
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -18,13 +16,13 @@ impl Random {
     }
 }
 
-pub fn envelope(text: &str) -> Envelope {
+pub(crate) fn envelope(text: &str) -> Envelope {
     let json = format!("{{\"metadata\":{{\"name\":\"x\"}},\"data\":\"{text}\"}}");
     let labels = Box::new([("app".into(), text.get(..1).unwrap_or_default().into())]);
     Envelope::new(json, 13, labels, Box::new([("status.phase".into(), "Running".into())]))
 }
 
-pub fn put(key: &str, text: &str, when: When) -> Op {
+pub(crate) fn put(key: &str, text: &str, when: When) -> Op {
     Op::Put {
         key: key.to_owned(),
         envelope: envelope(text),
@@ -32,14 +30,14 @@ pub fn put(key: &str, text: &str, when: When) -> Op {
     }
 }
 
-pub fn delete(key: &str, when: When) -> Op {
+pub(crate) fn delete(key: &str, when: When) -> Op {
     Op::Delete {
         key: key.to_owned(),
         when,
     }
 }
 
-pub fn replay<'a>(state: &mut BTreeMap<String, Entry>, changes: impl IntoIterator<Item = &'a Change>) {
+pub(crate) fn replay<'a>(state: &mut BTreeMap<String, Entry>, changes: impl IntoIterator<Item = &'a Change>) {
     for change in changes {
         match change {
             Change::Put { entry, previous } => {
@@ -54,7 +52,7 @@ pub fn replay<'a>(state: &mut BTreeMap<String, Entry>, changes: impl IntoIterato
 }
 
 /// Fails instead of hanging.
-pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future)
         .await
         .expect("within 20 seconds")

@@ -9,10 +9,9 @@ use std::{
 use minidc_store::{
     Backend, Change, Embedded, Entry, Error, HistoryLimits, Memory, MemoryPrefix, Op, Options, Revision, Sink, When,
 };
-use support::{Random, delete, envelope, put, replay, soon};
 use tempfile::TempDir;
 
-mod support;
+use crate::support::{Random, delete, envelope, put, replay, soon};
 
 /// Keeps what a backend's watch delivers.
 #[derive(Clone, Default)]
@@ -114,7 +113,7 @@ async fn creation_and_change_have_revisions_of_their_own(open: Open) {
     assert_eq!(first.created, first.revision);
     assert!(second.revision > first.revision);
     assert_eq!(second.created, first.revision);
-    assert_eq!(backend.range("").unwrap().entries, [second.clone()]);
+    assert_eq!(backend.range("").unwrap().entries, std::slice::from_ref(&second));
     assert_eq!(backend.range("").unwrap().revision, second.revision);
     assert_eq!(*second.envelope, envelope("2"));
 }
