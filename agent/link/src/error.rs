@@ -95,6 +95,16 @@ pub enum Error {
         /// Reason for a person.
         reason: String,
     },
+    /// The control plane answered a request of the node with an error.
+    #[error("{attempt}: {message} ({code})")]
+    Status {
+        /// For example `fetch image sha256-…`.
+        attempt: String,
+        /// HTTP status code.
+        code: u16,
+        /// The control plane's sentence.
+        message: String,
+    },
     /// The link is not up.
     #[error("the link to the control plane is not up")]
     Offline,

@@ -16,7 +16,8 @@ pub use identity::{ClusterIdentity, Issued, NODE_LIFETIME, Signed};
 pub use serving::ServingCertificate;
 pub use accept::{Accepted, Acceptor, Application};
 pub use verify::{Peer, client_config, peer, server_config};
-pub(crate) use verify::handshake_failure;
+pub(crate) use identity::{make_request, new_key, random_u32, subject};
+pub(crate) use verify::{handshake_failure, name};
 
 use crate::Error;
 

@@ -1,5 +1,6 @@
 //! One connection, many streams: drives yamux in one task, and notices silence.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,10 +9,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::poll_fn;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::BytesMut;
+use futures::StreamExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt, TokioAsyncReadCompatExt};
+use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::protocol::{self, StreamOpen};
@@ -51,7 +58,8 @@ impl Heard {
         Self { began: Instant::now(), milliseconds: Arc::default() }
     }
 
-    fn note(&self) {
+    /// Begins the count anew.
+    pub(crate) fn note(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.milliseconds.store(now, Ordering::Relaxed);
     }
@@ -160,10 +168,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
         (session, Handles { opener, inbound: accept, share, heard })
     }
 
-    /// Moves bytes until the connection ends; returns why, for the log. Dropping the future cuts the connection.
-    pub(crate) async fn drive(mut self) -> String {
+    /// Moves bytes until the connection ends or `stop` is told; returns why, for the log. What was written before `stop` still leaves.
+    /// Dropping the future cuts the connection.
+    pub(crate) async fn drive(mut self, stop: CancellationToken) -> String {
         let mut wanted: Option<oneshot::Sender<Stream>> = None;
+        let mut stopped = Box::pin(stop.cancelled());
         let ended = poll_fn(|cx| {
+            if stopped.as_mut().poll(cx).is_ready() {
+                return Poll::Ready("closed by this side".to_owned());
+            }
             // Every turn polls the connection last, so that what a new stream queued is seen.
             loop {
                 if wanted.is_none()
@@ -205,9 +218,111 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
             }
         })
         .await;
+        drop(stopped);
         // Let the last frames (a refusal, say) leave, but not for long.
         let close = poll_fn(|cx| self.connection.poll_close(cx));
         let _ = tokio::time::timeout(Duration::from_millis(500), close).await;
         ended
+    }
+}
+
+/// Frames that wait to be written on the control stream: urgent ones (heartbeats, acknowledgements) pass the others.
+#[derive(Debug)]
+pub(crate) struct Outbox<F> {
+    urgent: mpsc::Sender<F>,
+    normal: mpsc::Sender<F>,
+    last: mpsc::Sender<F>,
+}
+
+impl<F> Clone for Outbox<F> {
+    fn clone(&self) -> Self {
+        Self { urgent: self.urgent.clone(), normal: self.normal.clone(), last: self.last.clone() }
+    }
+}
+
+impl<F> Outbox<F> {
+    /// Waits for room.
+    pub(crate) async fn send(&self, frame: F) -> Result<(), Error> {
+        self.normal.send(frame).await.map_err(|_| Error::Offline)
+    }
+
+    /// Waits for room, and passes what waits in the other queue.
+    pub(crate) async fn send_urgent(&self, frame: F) -> Result<(), Error> {
+        self.urgent.send(frame).await.map_err(|_| Error::Offline)
+    }
+
+    /// The last frame: passes everything, and the stream is closed after it.
+    pub(crate) fn finish(&self, frame: F) {
+        // A second last frame has nothing to add.
+        let _ = self.last.try_send(frame);
+    }
+}
+
+/// The writing end of the control stream.
+pub(crate) struct Writer<F> {
+    urgent: mpsc::Receiver<F>,
+    normal: mpsc::Receiver<F>,
+    last: mpsc::Receiver<F>,
+}
+
+/// Queues for the control stream. Short: what waits in them cannot be passed by anything but urgent frames.
+pub(crate) fn outbox<F>() -> (Outbox<F>, Writer<F>) {
+    let (urgent, urgent_receiver) = mpsc::channel(16);
+    let (normal, normal_receiver) = mpsc::channel(8);
+    let (last, last_receiver) = mpsc::channel(1);
+    (Outbox { urgent, normal, last }, Writer { urgent: urgent_receiver, normal: normal_receiver, last: last_receiver })
+}
+
+impl<F: Serialize> Writer<F> {
+    /// Writes frames until the last one, or until the stream breaks.
+    pub(crate) async fn run(mut self, io: WriteHalf<Stream>) -> Result<(), Error> {
+        let mut io = BufWriter::with_capacity(4096, io);
+        loop {
+            let frame = tokio::select! {
+                biased;
+                Some(frame) = self.last.recv() => {
+                    put(&mut io, &frame, true).await?;
+                    return io.shutdown().await.map_err(|error| Error::protocol("close the control stream", error));
+                }
+                Some(frame) = self.urgent.recv() => frame,
+                Some(frame) = self.normal.recv() => frame,
+                else => return Ok(()),
+            };
+            let idle = self.urgent.is_empty() && self.normal.is_empty();
+            put(&mut io, &frame, idle).await?;
+        }
+    }
+}
+
+async fn put<F: Serialize, W: AsyncWrite + Unpin>(io: &mut W, frame: &F, flush: bool) -> Result<(), Error> {
+    let bytes = protocol::encode(frame)?;
+    let length = u32::try_from(bytes.len())
+        .ok()
+        .filter(|length| *length as usize <= protocol::MAX_FRAME)
+        .ok_or_else(|| Error::protocol("write a frame", format_args!("{} bytes are too many", bytes.len())))?;
+    let write = async {
+        io.write_all(&length.to_be_bytes()).await?;
+        io.write_all(&bytes).await?;
+        if flush { io.flush().await } else { Ok(()) }
+    };
+    write.await.map_err(|error| Error::protocol("write a frame", error))
+}
+
+/// The reading end of the control stream.
+pub(crate) struct Reader(FramedRead<ReadHalf<Stream>, LengthDelimitedCodec>);
+
+impl Reader {
+    pub(crate) fn new(io: ReadHalf<Stream>) -> Self {
+        Self(FramedRead::new(io, protocol::codec(protocol::MAX_FRAME)))
+    }
+
+    /// The next frame. Cancel safe.
+    pub(crate) async fn next<F: DeserializeOwned>(&mut self) -> Result<F, Error> {
+        let bytes: BytesMut = match self.0.next().await {
+            Some(Ok(bytes)) => bytes,
+            Some(Err(error)) => return Err(Error::protocol("read a frame", error)),
+            None => return Err(Error::protocol("read a frame", "the other side closed the control stream")),
+        };
+        protocol::decode(&bytes)
     }
 }

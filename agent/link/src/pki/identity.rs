@@ -243,6 +243,11 @@ pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
     Ok(bytes)
 }
 
+/// A number for jitter; where the system gives none, any will do.
+pub(crate) fn random_u32() -> u32 {
+    u32::from_ne_bytes(random().unwrap_or([0x55; 4]))
+}
+
 /// The temporary directory that an identity is made in; the name does not depend on chance, so that one left by a power cut is
 /// found and removed.
 fn workshop(directory: &Path) -> PathBuf {
