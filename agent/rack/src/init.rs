@@ -25,8 +25,8 @@ pub(crate) const HELD: &str = "/run/rack/held";
 
 /// Is process 1 of a virtual Pi, until it is told to shut down with SIGTERM.
 ///
-/// To be called by the hidden subcommand `minidc rack init SPEC`, before the process has started any thread: signals are
-/// blocked for the thread that calls. Everything of the node ends when this returns and the process exits.
+/// To be called by the hidden subcommand `minidc rack init SPEC`, outside of any asynchronous runtime. Everything of the
+/// node ends when this returns and the process exits.
 ///
 /// # Errors
 /// Whatever keeps the node from booting.
@@ -36,7 +36,6 @@ pub fn init(spec: &Path) -> Result<(), Error> {
         path: spec.to_owned(),
         source,
     })?;
-    let signals = supervisor::block_signals()?;
     // Tells this process from the minidc that it is a copy of.
     nix::sys::prctl::set_name(c"rack-init").map_err(Error::system("name process 1"))?;
     report(&format!("{PID} {}", number_on_host()?));
@@ -44,7 +43,14 @@ pub fn init(spec: &Path) -> Result<(), Error> {
     mounts::enter(&spec)?;
     nix::unistd::sethostname(&spec.node).map_err(Error::system("set the host name"))?;
     report(&format!("{STEP} mounts {}", start.elapsed().as_millis()));
-    supervisor::Supervisor::new(service::all(&spec), signals).run()
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::System {
+            attempt: "start a runtime",
+            source,
+        })?;
+    runtime.block_on(async { supervisor::Supervisor::new(service::all(&spec))?.run().await })
 }
 
 /// The number of this process as the host counts; to be asked before the node has a `/proc` of its own.

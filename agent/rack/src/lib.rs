@@ -16,8 +16,7 @@
 //!   [`Rack::plug`] boots it again with what was on its disk.
 //! - The nodes of a rack have addresses 10.77.K.1, .2, …; the host is 10.77.K.253. K differs between racks on one host.
 //!
-//! Everything here blocks: call it from a thread that may wait (`spawn_blocking`). [`init`] must be called before the
-//! process has started any thread.
+//! Everything here blocks: call it from a thread that may wait (`spawn_blocking`), and [`init`] outside of any runtime.
 //!
 //! # Current limitations
 //! - Runs as root only, with Debian's paths (`/usr/lib/cni`).

@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use crate::{
-    BoxError, Error, NodeSpec, Power, Progress, Rack, cgroups, locks, missing_packages, names, network,
+    BoxError, Error, NodeSpec, Power, Progress, Rack, cgroups, locks, missing_packages, names, network, node,
     paths::{self, Paths},
     process::Process,
     rack::Record,
@@ -145,6 +145,7 @@ pub fn down(name: &str, progress: &dyn Progress) -> Result<bool, Error> {
     let start = Instant::now();
     let _lock = locks::exclusive(&Paths::new(name).state)?;
     remove(name)?;
+    remove_directories(name)?;
     progress.done(&format!("rack {name} removed"), start.elapsed());
     Ok(true)
 }
@@ -165,6 +166,7 @@ pub fn list() -> Vec<Summary> {
     names.dedup();
     names
         .into_iter()
+        .filter(|name| has_leftovers(name))
         .map(|name| match Rack::open(&name) {
             Ok(rack) => Summary {
                 name,
@@ -261,7 +263,7 @@ fn has_leftovers(name: &str) -> bool {
     holds_something || paths.data.exists() || !network::namespaces(name).is_empty() || cgroups::exist(name)
 }
 
-/// Removes everything, as far as possible; the caller holds the rack's lock.
+/// Removes everything, as far as possible, but the state directory itself, whose lock the caller holds.
 fn remove(name: &str) -> Result<(), Error> {
     let paths = Paths::new(name);
     let mut problems = Vec::new();
@@ -285,18 +287,25 @@ fn remove(name: &str) -> Result<(), Error> {
         attempt(network::remove(name));
     }
     attempt(unmount(&[&paths.state, &paths.data]));
-    for directory in [&paths.data, &paths.state] {
-        attempt(match fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", directory)(error)),
-            _ => Ok(()),
-        });
-    }
+    attempt(match fs::remove_dir_all(&paths.data) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", &paths.data)(error)),
+        _ => Ok(()),
+    });
+    attempt(node::empty(&paths.state));
+    problems.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Removes the directories that [`remove`] leaves: the locked one, and those that other racks share.
+fn remove_directories(name: &str) -> Result<(), Error> {
+    let state = Paths::new(name).state;
+    fs::remove_dir(&state).map_err(Error::file("remove", &state))?;
     // Others' racks may be in them.
     let _ = fs::remove_dir(paths::DATA);
+    let _allocation = locks::allocation()?;
     if fs::remove_dir(paths::STATE).is_ok() {
         network::remove_namespace_mount();
     }
-    problems.into_iter().next().map_or(Ok(()), Err)
+    Ok(())
 }
 
 /// Unmounts whatever is mounted below these directories on the host, the last mount first. There is nothing unless a node's

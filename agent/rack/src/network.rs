@@ -146,8 +146,11 @@ pub(crate) fn set_loss(rack: &str, index: u32, percent: u8) -> Result<(), Error>
     let port = names::port(index);
     let mut rules = format!("table bridge loss-{port} {{}}\ndelete table bridge loss-{port}\n");
     if percent > 0 {
-        let percent = percent.min(100);
-        let drop = format!("numgen random mod 100 < {percent} drop");
+        let drop = if percent < 100 {
+            format!("numgen random mod 100 < {percent} drop")
+        } else {
+            "drop".into()
+        };
         rules.push_str(&format!(
             "table bridge loss-{port} {{\n chain forward {{\n  type filter hook forward priority 0; policy accept;\n  \
              iifname \"{port}\" {drop}\n  oifname \"{port}\" {drop}\n }}\n}}\n"

@@ -169,7 +169,7 @@ pub(crate) fn boot(rack: &Rack, index: u32, progress: &dyn Progress) -> Result<(
 }
 
 /// Removes what is in a directory, but not the directory, which is locked.
-fn empty(directory: &Path) -> Result<(), Error> {
+pub(crate) fn empty(directory: &Path) -> Result<(), Error> {
     let remove = || -> io::Result<()> {
         for entry in fs::read_dir(directory)? {
             let entry = entry?;

@@ -4,22 +4,19 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        signal::{self, SigSet, Signal},
-        signalfd::{SfdFlags, SignalFd},
+        signal,
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::{self, Pid},
 };
+use tokio::signal::unix::{Signal, SignalKind};
 
 use super::{HELD, READY, SERVICES, STEP, report, service::Service};
 use crate::Error;
@@ -43,15 +40,29 @@ const LOG_BYTES: u64 = 4 * 1024 * 1024;
 const LOGS: &str = "/var/log";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Signals that process 1 hears, as a file to wait on.
-pub(super) fn block_signals() -> Result<SignalFd, Error> {
-    let mut set = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        set.add(signal);
+/// The signals that process 1 hears. They have handlers and are not blocked: a daemon would inherit the blocks.
+struct Signals {
+    child: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    hold: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        let listen = |kind| {
+            tokio::signal::unix::signal(kind).map_err(|source| Error::System {
+                attempt: "listen for signals",
+                source,
+            })
+        };
+        Ok(Self {
+            child: listen(SignalKind::child())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hold: listen(SignalKind::hangup())?,
+        })
     }
-    set.thread_block().map_err(Error::system("block signals"))?;
-    SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        .map_err(Error::system("make a signal file"))
 }
 
 /// A daemon and how it is.
@@ -70,13 +81,13 @@ struct Daemon {
 /// All daemons of a node.
 pub(super) struct Supervisor {
     daemons: Vec<Daemon>,
-    signals: SignalFd,
+    signals: Signals,
     ready: bool,
     log_look: Instant,
 }
 
 impl Supervisor {
-    pub(super) fn new(services: Vec<Service>, signals: SignalFd) -> Self {
+    pub(super) fn new(services: Vec<Service>) -> Result<Self, Error> {
         let now = Instant::now();
         let daemons = services
             .into_iter()
@@ -91,16 +102,16 @@ impl Supervisor {
                 due: now,
             })
             .collect();
-        Self {
+        Ok(Self {
             daemons,
-            signals,
+            signals: Signals::listen()?,
             ready: false,
             log_look: now + LOG_LOOK,
-        }
+        })
     }
 
     /// Runs until SIGTERM or SIGINT, then stops all daemons in order.
-    pub(super) fn run(mut self) -> Result<(), Error> {
+    pub(super) async fn run(mut self) -> Result<(), Error> {
         loop {
             self.start_due();
             self.look_for_sockets();
@@ -116,8 +127,8 @@ impl Supervisor {
             }
             self.bound_logs();
             let wait = self.next_due().saturating_duration_since(Instant::now());
-            if self.hear(wait)? {
-                self.stop();
+            if self.hear(wait).await {
+                self.stop().await;
                 return Ok(());
             }
         }
@@ -197,28 +208,18 @@ impl Supervisor {
         next
     }
 
-    /// Waits for signals, at most so long; `true` when the node is to shut down.
-    fn hear(&mut self, wait: Duration) -> Result<bool, Error> {
-        // Rounded up: waking a moment early would make the loop spin.
-        let timeout = PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-        let mut files = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut files, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(Error::system("wait for signals")(error)),
-        }
+    /// Waits for a signal, at most so long; `true` when the node is to shut down.
+    async fn hear(&mut self, wait: Duration) -> bool {
         let mut end = false;
-        while let Ok(Some(signal)) = self.signals.read_signal() {
-            match i32::try_from(signal.ssi_signo)
-                .ok()
-                .and_then(|number| Signal::try_from(number).ok())
-            {
-                Some(Signal::SIGTERM | Signal::SIGINT) => end = true,
-                Some(Signal::SIGHUP) => self.look_for_holds(),
-                _ => {}
-            }
+        tokio::select! {
+            _ = self.signals.terminate.recv() => end = true,
+            _ = self.signals.interrupt.recv() => end = true,
+            _ = self.signals.hold.recv() => self.look_for_holds(),
+            _ = self.signals.child.recv() => {}
+            () = tokio::time::sleep(wait) => {}
         }
         self.reap();
-        Ok(end)
+        end
     }
 
     /// Buries the dead: daemons, and orphans of whom process 1 is the parent now.
@@ -253,7 +254,7 @@ impl Supervisor {
         for daemon in &mut self.daemons {
             let held = Path::new(HELD).join(daemon.service.name).exists();
             if held && let Some(pid) = daemon.pid {
-                let _ = signal::kill(pid, Signal::SIGTERM);
+                let _ = signal::kill(pid, signal::SIGTERM);
             }
             if daemon.held && !held {
                 daemon.due = Instant::now();
@@ -298,21 +299,19 @@ impl Supervisor {
     }
 
     /// Stops the daemons, the last first, each within its time.
-    fn stop(&mut self) {
+    async fn stop(&mut self) {
         for index in (0..self.daemons.len()).rev() {
             let Some(pid) = self.daemons[index].pid else { continue };
-            let _ = signal::kill(pid, Signal::SIGTERM);
+            let _ = signal::kill(pid, signal::SIGTERM);
             let end = Instant::now() + STOP_LIMIT;
             while self.daemons[index].pid.is_some() {
                 let left = end.saturating_duration_since(Instant::now());
                 if left.is_zero() {
                     log(&format!("{}: killed", self.daemons[index].service.name));
-                    let _ = signal::kill(pid, Signal::SIGKILL);
+                    let _ = signal::kill(pid, signal::SIGKILL);
                     break;
                 }
-                if self.hear(left).is_err() {
-                    break;
-                }
+                self.hear(left).await;
             }
         }
         unistd::sync();
@@ -345,7 +344,6 @@ fn spawn(service: &Service) -> io::Result<Pid> {
         .create(true)
         .append(true)
         .open(log_path(service.name))?;
-    // The standard library empties the mask of blocked signals in the child.
     let child = Command::new(program)
         .args(arguments)
         .env_clear()
