@@ -11,13 +11,14 @@ const SET_ELEMENT_ORDER: &str = "$setElementOrder";
 const DELETE_FROM_PRIMITIVE_LIST: &str = "$deleteFromPrimitiveList";
 
 /// What is known of the object that is being merged.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) enum Known {
     /// Its fields.
     Type(&'static Type),
     /// Any keys, with values of one shape.
     Map(&'static Shape),
     /// Nothing: objects merge, lists replace.
+    #[default]
     Nothing,
 }
 
@@ -63,12 +64,6 @@ impl Known {
             merge_key: field.patch_merge_key,
             item,
         }
-    }
-}
-
-impl Default for Known {
-    fn default() -> Self {
-        Self::Nothing
     }
 }
 

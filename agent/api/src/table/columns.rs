@@ -252,10 +252,7 @@ pub const SECRETS: &[Column] = &[
 
 fn external_ip(service: &Value) -> String {
     let spec = &service["spec"];
-    let listed = items(&spec["externalIPs"])
-        .iter()
-        .map(|ip| text(ip))
-        .collect::<Vec<_>>();
+    let listed = items(&spec["externalIPs"]).iter().map(text).collect::<Vec<_>>();
     match text(&spec["type"]) {
         "ClusterIP" | "NodePort" if listed.is_empty() => NONE.to_owned(),
         "ClusterIP" | "NodePort" => listed.join(","),
@@ -553,10 +550,7 @@ pub const NODE_IDENTITIES: &[Column] = &[
 pub const IMAGES: &[Column] = &[
     NAME,
     column("References", "Names that pods call it by.", |object, _| {
-        let names: Vec<&str> = items(&object["spec"]["references"])
-            .iter()
-            .map(|name| text(name))
-            .collect();
+        let names: Vec<&str> = items(&object["spec"]["references"]).iter().map(text).collect();
         if names.is_empty() {
             NONE.into()
         } else {
@@ -574,10 +568,7 @@ pub const IMAGES: &[Column] = &[
     }),
     AGE,
     wide(column("On", "The nodes that hold it.", |object, _| {
-        let names: Vec<&str> = items(&object["status"]["nodes"])
-            .iter()
-            .map(|name| text(name))
-            .collect();
+        let names: Vec<&str> = items(&object["status"]["nodes"]).iter().map(text).collect();
         if names.is_empty() {
             NONE.into()
         } else {

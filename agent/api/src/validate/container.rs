@@ -32,7 +32,11 @@ const RESOURCE_REFERENCES: &[&str] = &[
 /// A port number: 1 to 65535.
 pub(super) fn port_number(port: i64, path: &str, errors: &mut Vec<FieldError>) {
     if !(1..=65_535).contains(&port) {
-        errors.push(FieldError::invalid(path, port, "must be between 1 and 65535, inclusive"));
+        errors.push(FieldError::invalid(
+            path,
+            port,
+            "must be between 1 and 65535, inclusive",
+        ));
     }
 }
 
@@ -72,7 +76,10 @@ pub(super) fn containers(spec: &Value, path: &str, pod: &Pod<'_>, errors: &mut V
         unique_name(container, &path, &mut taken, errors);
         probe::of_container(container, pod.grace, &path, errors);
         if container["restartPolicy"].is_string() {
-            errors.push(FieldError::forbidden(child(&path, "restartPolicy"), "may not be set for non-init containers"));
+            errors.push(FieldError::forbidden(
+                child(&path, "restartPolicy"),
+                "may not be set for non-init containers",
+            ));
         }
     }
     host_port_conflicts(main, &place, errors);
@@ -82,7 +89,11 @@ pub(super) fn containers(spec: &Value, path: &str, pod: &Pod<'_>, errors: &mut V
         common(container, &path, pod, errors);
         let policy = &container["restartPolicy"];
         if policy.is_string() && policy != "Always" {
-            errors.push(FieldError::not_supported(child(&path, "restartPolicy"), policy.clone(), &["Always"]));
+            errors.push(FieldError::not_supported(
+                child(&path, "restartPolicy"),
+                policy.clone(),
+                &["Always"],
+            ));
         }
         unique_name(container, &path, &mut taken, errors);
         if policy == "Always" {
@@ -196,7 +207,13 @@ fn environment(variables: &Value, path: &str, errors: &mut Vec<FieldError>) {
 fn value_from(variable: &Value, path: &str, errors: &mut Vec<FieldError>) {
     let source = &variable["valueFrom"];
     let mut count = 0;
-    for kind in ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"] {
+    for kind in [
+        "fieldRef",
+        "resourceFieldRef",
+        "configMapKeyRef",
+        "secretKeyRef",
+        "fileKeyRef",
+    ] {
         if !source[kind].is_object() {
             continue;
         }
@@ -213,9 +230,17 @@ fn value_from(variable: &Value, path: &str, errors: &mut Vec<FieldError>) {
         let message = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`";
         errors.push(FieldError::invalid(path, "", message));
     } else if !text(&variable["value"]).is_empty() {
-        errors.push(FieldError::invalid(path, "", "may not be specified when `value` is not empty"));
+        errors.push(FieldError::invalid(
+            path,
+            "",
+            "may not be specified when `value` is not empty",
+        ));
     } else if count > 1 {
-        errors.push(FieldError::invalid(path, "", "may not have more than one field specified at a time"));
+        errors.push(FieldError::invalid(
+            path,
+            "",
+            "may not have more than one field specified at a time",
+        ));
     }
 }
 
@@ -295,9 +320,17 @@ fn environment_sources(sources: &Value, path: &str, errors: &mut Vec<FieldError>
             }
         }
         if count == 0 {
-            errors.push(FieldError::invalid(path, "", "must specify one of: `configMapRef` or `secretRef`"));
+            errors.push(FieldError::invalid(
+                path,
+                "",
+                "must specify one of: `configMapRef` or `secretRef`",
+            ));
         } else if count > 1 {
-            errors.push(FieldError::invalid(path, "", "may not have more than one field specified at a time"));
+            errors.push(FieldError::invalid(
+                path,
+                "",
+                "may not have more than one field specified at a time",
+            ));
         }
     }
 }
@@ -349,7 +382,11 @@ pub(super) fn ids(context: &Value, path: &str, errors: &mut Vec<FieldError>) {
 
 pub(super) fn id_range(id: i64, path: &str, errors: &mut Vec<FieldError>) {
     if !(0..=i64::from(i32::MAX)).contains(&id) {
-        errors.push(FieldError::invalid(path, id, "must be between 0 and 2147483647, inclusive"));
+        errors.push(FieldError::invalid(
+            path,
+            id,
+            "must be between 0 and 2147483647, inclusive",
+        ));
     }
 }
 
@@ -360,7 +397,10 @@ fn security(context: &Value, path: &str, errors: &mut Vec<FieldError>) {
             let message = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
             errors.push(FieldError::invalid(path, context.clone(), message));
         }
-        if items(&context["capabilities"]["add"]).iter().any(|capability| capability == "CAP_SYS_ADMIN") {
+        if items(&context["capabilities"]["add"])
+            .iter()
+            .any(|capability| capability == "CAP_SYS_ADMIN")
+        {
             let message = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
             errors.push(FieldError::invalid(path, context.clone(), message));
         }

@@ -4,7 +4,11 @@ use serde_json::{Map, Value};
 
 /// `path.name`
 pub(super) fn child(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
 }
 
 /// `path[3]`
@@ -36,8 +40,11 @@ pub(super) fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> 
 pub(super) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(left), Value::Object(right)) => {
-            left.iter().all(|(key, value)| same(value, right.get(key).unwrap_or(&Value::Null)))
-                && right.iter().all(|(key, value)| left.contains_key(key) || same(&Value::Null, value))
+            left.iter()
+                .all(|(key, value)| same(value, right.get(key).unwrap_or(&Value::Null)))
+                && right
+                    .iter()
+                    .all(|(key, value)| left.contains_key(key) || same(&Value::Null, value))
         }
         (Value::Array(left), Value::Array(right)) => {
             left.len() == right.len() && left.iter().zip(right).all(|(left, right)| same(left, right))

@@ -33,7 +33,10 @@ pub(super) fn create(kind: &Kind, metadata: &Value, errors: &mut Vec<FieldError>
         }
     }
     if name.is_empty() {
-        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+        errors.push(FieldError::required(
+            "metadata.name",
+            "name or generateName is required",
+        ));
     } else {
         for message in name_messages(kind, name) {
             errors.push(FieldError::invalid("metadata.name", name, message));
@@ -73,9 +76,20 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
             ));
         }
     }
-    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
         if !new[field].is_null() && !same(&new[field], &old[field]) {
-            errors.push(FieldError::invalid(child("metadata", field), new[field].clone(), IMMUTABLE));
+            errors.push(FieldError::invalid(
+                child("metadata", field),
+                new[field].clone(),
+                IMMUTABLE,
+            ));
         }
     }
     common(new, errors);
@@ -156,7 +170,11 @@ fn finalizers(metadata: &Value, errors: &mut Vec<FieldError>) {
     let has = |name: &str| items(&metadata["finalizers"]).iter().any(|finalizer| finalizer == name);
     if has("orphan") && has("foregroundDeletion") {
         let message = "finalizer orphan and foregroundDeletion cannot be both set";
-        errors.push(FieldError::invalid("metadata.finalizers", metadata["finalizers"].clone(), message));
+        errors.push(FieldError::invalid(
+            "metadata.finalizers",
+            metadata["finalizers"].clone(),
+            message,
+        ));
     }
 }
 

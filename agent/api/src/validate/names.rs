@@ -240,7 +240,11 @@ pub fn header_name(value: &str) -> Option<String> {
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         return None;
     }
-    Some(regex("a valid HTTP header must consist of alphanumeric characters or '-'", "[-A-Za-z0-9]+", &["X-Header-Name"]))
+    Some(regex(
+        "a valid HTTP header must consist of alphanumeric characters or '-'",
+        "[-A-Za-z0-9]+",
+        &["X-Header-Name"],
+    ))
 }
 
 /// True for the name of a kernel parameter, with dots or slashes between its parts.
@@ -249,7 +253,9 @@ pub fn is_sysctl(value: &str) -> bool {
         let bytes = part.as_bytes();
         bytes.first().copied().is_some_and(is_lower_or_digit)
             && bytes.last().copied().is_some_and(is_lower_or_digit)
-            && bytes.iter().all(|byte| is_lower_or_digit(*byte) || b"-_".contains(byte))
+            && bytes
+                .iter()
+                .all(|byte| is_lower_or_digit(*byte) || b"-_".contains(byte))
     };
     value.len() <= 253 && value.split(['.', '/']).all(part)
 }

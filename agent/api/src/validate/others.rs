@@ -51,7 +51,9 @@ pub(super) fn config_map(object: &Value, errors: &mut Vec<FieldError>) {
         }
         size += text(value).len();
     }
-    size += entries(&object["binaryData"]).map(|(_, value)| decoded_length(value)).sum::<usize>();
+    size += entries(&object["binaryData"])
+        .map(|(_, value)| decoded_length(value))
+        .sum::<usize>();
     if size > DATA_LIMIT {
         errors.push(FieldError::too_long("[]", DATA_LIMIT));
     }
@@ -69,35 +71,18 @@ pub(super) fn secret(object: &Value, errors: &mut Vec<FieldError>) {
     if entries(data).map(|(_, value)| decoded_length(value)).sum::<usize>() > DATA_LIMIT {
         errors.push(FieldError::too_long("data", DATA_LIMIT));
     }
-    let mut need = |name: &str| {
-        let missing = data[name].is_null();
-        if missing {
-            errors.push(FieldError::required(key("data", name), ""));
-        }
-        !missing
-    };
     match text(&object["type"]) {
         "kubernetes.io/tls" => {
-            need("tls.crt");
-            need("tls.key");
+            need(data, "tls.crt", errors);
+            need(data, "tls.key", errors);
         }
         "kubernetes.io/basic-auth" if data["username"].is_null() && data["password"].is_null() => {
-            need("username");
-            need("password");
+            need(data, "username", errors);
+            need(data, "password", errors);
         }
-        "kubernetes.io/ssh-auth" => {
-            need("ssh-privatekey");
-        }
-        "kubernetes.io/dockercfg" => {
-            if need(".dockercfg") {
-                json_map(data, ".dockercfg", errors);
-            }
-        }
-        "kubernetes.io/dockerconfigjson" => {
-            if need(".dockerconfigjson") {
-                json_map(data, ".dockerconfigjson", errors);
-            }
-        }
+        "kubernetes.io/ssh-auth" => need(data, "ssh-privatekey", errors),
+        "kubernetes.io/dockercfg" => docker_config(data, ".dockercfg", errors),
+        "kubernetes.io/dockerconfigjson" => docker_config(data, ".dockerconfigjson", errors),
         "kubernetes.io/service-account-token" => {
             let name = "kubernetes.io/service-account.name";
             if text(&object["metadata"]["annotations"][name]).is_empty() {
@@ -108,10 +93,24 @@ pub(super) fn secret(object: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn json_map(data: &Value, name: &str, errors: &mut Vec<FieldError>) {
-    let Ok(bytes) = STANDARD.decode(text(&data[name])) else { return };
+fn need(data: &Value, name: &str, errors: &mut Vec<FieldError>) {
+    if data[name].is_null() {
+        errors.push(FieldError::required(key("data", name), ""));
+    }
+}
+
+/// The credentials of a registry: a JSON object.
+fn docker_config(data: &Value, name: &str, errors: &mut Vec<FieldError>) {
+    need(data, name, errors);
+    let Some(Ok(bytes)) = data[name].as_str().map(|text| STANDARD.decode(text)) else {
+        return;
+    };
     if let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes) {
-        errors.push(FieldError::invalid(key("data", name), "<secret contents redacted>", error.to_string()));
+        errors.push(FieldError::invalid(
+            key("data", name),
+            "<secret contents redacted>",
+            error.to_string(),
+        ));
     }
 }
 
@@ -131,7 +130,11 @@ pub(super) fn node(object: &Value, errors: &mut Vec<FieldError>) {
         let (name, effect) = (text(&taint["key"]), text(&taint["effect"]));
         label_key(name, &child(&path, "key"), errors);
         if let Some(message) = names::label_value(text(&taint["value"])) {
-            errors.push(FieldError::invalid(child(&path, "value"), taint["value"].clone(), message));
+            errors.push(FieldError::invalid(
+                child(&path, "value"),
+                taint["value"].clone(),
+                message,
+            ));
         }
         if effect.is_empty() {
             errors.push(FieldError::required(child(&path, "effect"), ""));
@@ -148,14 +151,22 @@ pub(super) fn node(object: &Value, errors: &mut Vec<FieldError>) {
     for (position, range) in items(&object["spec"]["podCIDRs"]).iter().enumerate() {
         if !is_range(text(range)) {
             let message = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.push(FieldError::invalid(index("spec.podCIDRs", position), range.clone(), message));
+            errors.push(FieldError::invalid(
+                index("spec.podCIDRs", position),
+                range.clone(),
+                message,
+            ));
         }
     }
 }
 
 fn is_range(text: &str) -> bool {
-    let Some((address, prefix)) = text.split_once('/') else { return false };
-    let Ok(address) = address.parse::<std::net::IpAddr>() else { return false };
+    let Some((address, prefix)) = text.split_once('/') else {
+        return false;
+    };
+    let Ok(address) = address.parse::<std::net::IpAddr>() else {
+        return false;
+    };
     let limit = if address.is_ipv4() { 32 } else { 128 };
     prefix.parse::<u8>().is_ok_and(|prefix| prefix <= limit)
 }
@@ -180,7 +191,11 @@ pub(super) fn lease(spec: &Value, errors: &mut Vec<FieldError>) {
     if let Some(seconds) = spec["leaseDurationSeconds"].as_i64()
         && seconds <= 0
     {
-        errors.push(FieldError::invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0"));
+        errors.push(FieldError::invalid(
+            "spec.leaseDurationSeconds",
+            seconds,
+            "must be greater than 0",
+        ));
     }
     not_negative(spec, "leaseTransitions", "spec", errors);
 }
@@ -189,9 +204,17 @@ pub(super) fn lease(spec: &Value, errors: &mut Vec<FieldError>) {
 pub(super) fn event(object: &Value, errors: &mut Vec<FieldError>) {
     let about = text(&object["involvedObject"]["namespace"]);
     let own = text(&object["metadata"]["namespace"]);
-    let fits = if about.is_empty() { matches!(own, "" | "default") } else { about == own };
+    let fits = if about.is_empty() {
+        matches!(own, "" | "default")
+    } else {
+        about == own
+    };
     if !fits {
-        errors.push(FieldError::invalid("involvedObject.namespace", about, "does not match event.namespace"));
+        errors.push(FieldError::invalid(
+            "involvedObject.namespace",
+            about,
+            "does not match event.namespace",
+        ));
     }
 }
 

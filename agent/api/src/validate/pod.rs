@@ -16,11 +16,20 @@ const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].imag
 pub(super) fn spec(spec: &Value, path: &str, is_pod: bool, errors: &mut Vec<FieldError>) {
     let volumes = volume::volumes(&spec["volumes"], &child(path, "volumes"), errors);
     let grace = spec["terminationGracePeriodSeconds"].as_i64();
-    let pod = container::Pod { volumes: &volumes, grace, is_pod };
+    let pod = container::Pod {
+        volumes: &volumes,
+        grace,
+        is_pod,
+    };
     container::containers(spec, path, &pod, errors);
     for list in ["containers", "initContainers"] {
         for (position, container) in items(&spec[list]).iter().enumerate() {
-            resources::claims(container, &spec["resourceClaims"], &index(&child(path, list), position), errors);
+            resources::claims(
+                container,
+                &spec["resourceClaims"],
+                &index(&child(path, list), position),
+                errors,
+            );
         }
     }
     labels(&spec["nodeSelector"], &child(path, "nodeSelector"), errors);
@@ -43,7 +52,11 @@ pub(super) fn spec(spec: &Value, path: &str, is_pod: bool, errors: &mut Vec<Fiel
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
         let message = "must be between 1 and 2147483647, inclusive";
-        errors.push(FieldError::invalid(child(path, "activeDeadlineSeconds"), seconds, message));
+        errors.push(FieldError::invalid(
+            child(path, "activeDeadlineSeconds"),
+            seconds,
+            message,
+        ));
     }
     host_network(spec, path, is_pod, errors);
     security(spec, path, errors);
@@ -56,11 +69,18 @@ pub(super) fn spec(spec: &Value, path: &str, is_pod: bool, errors: &mut Vec<Fiel
 pub(super) fn template(template: &Value, path: &str, errors: &mut Vec<FieldError>) {
     // Kubernetes leaves `metadata` out of these two paths.
     labels(&template["metadata"]["labels"], &child(path, "labels"), errors);
-    annotations(&template["metadata"]["annotations"], &child(path, "annotations"), errors);
+    annotations(
+        &template["metadata"]["annotations"],
+        &child(path, "annotations"),
+        errors,
+    );
     spec(&template["spec"], &child(path, "spec"), false, errors);
     if !items(&template["spec"]["ephemeralContainers"]).is_empty() {
         let place = child(path, "spec.ephemeralContainers");
-        errors.push(FieldError::forbidden(place, "ephemeral containers not allowed in pod template"));
+        errors.push(FieldError::forbidden(
+            place,
+            "ephemeral containers not allowed in pod template",
+        ));
     }
 }
 
@@ -68,7 +88,10 @@ pub(super) fn template(template: &Value, path: &str, errors: &mut Vec<FieldError
 pub(super) fn create(pod: &Value, errors: &mut Vec<FieldError>) {
     let body = &pod["spec"];
     if !items(&body["ephemeralContainers"]).is_empty() {
-        errors.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
+        errors.push(FieldError::forbidden(
+            "spec.ephemeralContainers",
+            "cannot be set on create",
+        ));
     }
     if !text(&body["nodeName"]).is_empty() && !items(&body["schedulingGates"]).is_empty() {
         let message = "cannot be set until all schedulingGates have been cleared";
@@ -87,9 +110,16 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
         }
     }
     let path = "spec.activeDeadlineSeconds";
-    match (new["activeDeadlineSeconds"].as_i64(), old["activeDeadlineSeconds"].as_i64()) {
+    match (
+        new["activeDeadlineSeconds"].as_i64(),
+        old["activeDeadlineSeconds"].as_i64(),
+    ) {
         (Some(seconds), Some(before)) if seconds > before => {
-            errors.push(FieldError::invalid(path, seconds, "must be less than or equal to previous value"));
+            errors.push(FieldError::invalid(
+                path,
+                seconds,
+                "must be less than or equal to previous value",
+            ));
             return;
         }
         (None, Some(_)) => {
@@ -110,7 +140,9 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
         munged[field] = old[field].clone();
     }
-    let negative = old["terminationGracePeriodSeconds"].as_i64().is_some_and(|seconds| seconds < 0);
+    let negative = old["terminationGracePeriodSeconds"]
+        .as_i64()
+        .is_some_and(|seconds| seconds < 0);
     if negative && munged["terminationGracePeriodSeconds"] == 1 {
         munged["terminationGracePeriodSeconds"] = old["terminationGracePeriodSeconds"].clone();
     }
@@ -119,15 +151,21 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
         let kept = entries(&old["nodeSelector"]).all(|(key, value)| munged["nodeSelector"].get(key) == Some(value));
         if !kept {
             let message = "only additions are allowed for nodeSelector (no mutations or deletions)";
-            errors.push(FieldError::invalid("spec.nodeSelector", new["nodeSelector"].clone(), message));
+            errors.push(FieldError::invalid(
+                "spec.nodeSelector",
+                new["nodeSelector"].clone(),
+                message,
+            ));
         }
         munged["nodeSelector"] = old["nodeSelector"].clone();
     }
     let mut changes = Vec::new();
     differences(old, &munged, "spec", &mut changes);
     if !changes.is_empty() {
-        let detail =
-            format!("pod updates may not change fields other than {UPDATABLE}\n  {}\n", changes.join("\n  "));
+        let detail = format!(
+            "pod updates may not change fields other than {UPDATABLE}\n  {}\n",
+            changes.join("\n  ")
+        );
         errors.push(FieldError::forbidden("spec", detail));
     }
 }
@@ -149,10 +187,15 @@ fn only_added_tolerations(new: &Value, old: &Value, errors: &mut Vec<FieldError>
 
 fn only_deleted_gates(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     for (position, gate) in items(&new["schedulingGates"]).iter().enumerate() {
-        if !items(&old["schedulingGates"]).iter().any(|before| before["name"] == gate["name"]) {
+        if !items(&old["schedulingGates"])
+            .iter()
+            .any(|before| before["name"] == gate["name"])
+        {
             let path = child(&index("spec.schedulingGates", position), "name");
-            let message =
-                format!("only deletion is allowed, but found new scheduling gate '{}'", text(&gate["name"]));
+            let message = format!(
+                "only deletion is allowed, but found new scheduling gate '{}'",
+                text(&gate["name"])
+            );
             errors.push(FieldError::forbidden(path, message));
         }
     }
@@ -186,7 +229,11 @@ fn security(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
     if spec["shareProcessNamespace"] == true && spec["hostPID"] == true {
         let message = "ShareProcessNamespace and HostPID cannot both be enabled";
-        errors.push(FieldError::invalid(child(&path, "shareProcessNamespace"), true, message));
+        errors.push(FieldError::invalid(
+            child(&path, "shareProcessNamespace"),
+            true,
+            message,
+        ));
     }
     let mut taken: Vec<&str> = Vec::new();
     for (position, sysctl) in items(&context["sysctls"]).iter().enumerate() {
@@ -201,7 +248,11 @@ fn security(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
         } else if taken.contains(&name) {
             errors.push(FieldError::duplicate(path, name));
         } else if spec["hostNetwork"] == true && name.starts_with("net.") {
-            errors.push(FieldError::invalid(path, name, "may not be specified when 'hostNetwork' is true"));
+            errors.push(FieldError::invalid(
+                path,
+                name,
+                "may not be specified when 'hostNetwork' is true",
+            ));
         }
         taken.push(name);
     }
@@ -217,8 +268,7 @@ fn tolerations(tolerations: &Value, path: &str, errors: &mut Vec<FieldError>) {
         if !name.is_empty() {
             label_key(name, &child(&path, "key"), errors);
         } else if operator != "Exists" {
-            let message =
-                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            let message = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             errors.push(FieldError::invalid(child(&path, "operator"), operator, message));
         }
         if !toleration["tolerationSeconds"].is_null() && effect != "NoExecute" {
@@ -237,7 +287,11 @@ fn tolerations(tolerations: &Value, path: &str, errors: &mut Vec<FieldError>) {
             }
             // The schema knows Lt and Gt, our scheduler does not.
             "Lt" | "Gt" => {
-                errors.push(FieldError::not_supported(child(&path, "operator"), operator, &["Equal", "Exists"]));
+                errors.push(FieldError::not_supported(
+                    child(&path, "operator"),
+                    operator,
+                    &["Equal", "Exists"],
+                ));
             }
             _ => {}
         }
@@ -262,14 +316,22 @@ fn dns(spec: &Value, path: &str, errors: &mut Vec<FieldError>) {
     }
     if servers.len() > 3 {
         let message = "must not have more than 3 nameservers";
-        errors.push(FieldError::invalid(child(&path, "nameservers"), config["nameservers"].clone(), message));
+        errors.push(FieldError::invalid(
+            child(&path, "nameservers"),
+            config["nameservers"].clone(),
+            message,
+        ));
     }
     for (position, server) in servers.iter().enumerate() {
         address(text(server), &index(&child(&path, "nameservers"), position), errors);
     }
     if items(&config["searches"]).len() > 32 {
         let message = "must not have more than 32 search paths";
-        errors.push(FieldError::invalid(child(&path, "searches"), config["searches"].clone(), message));
+        errors.push(FieldError::invalid(
+            child(&path, "searches"),
+            config["searches"].clone(),
+            message,
+        ));
     }
     for (position, option) in items(&config["options"]).iter().enumerate() {
         if text(&option["name"]).is_empty() {

@@ -22,9 +22,13 @@ pub(super) fn of_container(container: &Value, grace: Option<i64>, path: &str, er
         }
         let path = child(path, kind);
         handler(probe, grace, &path, errors);
-        for field in
-            ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
-        {
+        for field in [
+            "initialDelaySeconds",
+            "timeoutSeconds",
+            "periodSeconds",
+            "successThreshold",
+            "failureThreshold",
+        ] {
             not_negative(probe, field, &path, errors);
         }
         let own_grace = probe["terminationGracePeriodSeconds"].as_i64();
@@ -37,12 +41,20 @@ pub(super) fn of_container(container: &Value, grace: Option<i64>, path: &str, er
         if kind == "readinessProbe" {
             if let Some(seconds) = own_grace {
                 let place = child(&path, "terminationGracePeriodSeconds");
-                errors.push(FieldError::invalid(place, seconds, "must not be set for readinessProbes"));
+                errors.push(FieldError::invalid(
+                    place,
+                    seconds,
+                    "must not be set for readinessProbes",
+                ));
             }
         } else if let Some(threshold) = probe["successThreshold"].as_i64()
             && threshold != 1
         {
-            errors.push(FieldError::invalid(child(&path, "successThreshold"), threshold, "must be 1"));
+            errors.push(FieldError::invalid(
+                child(&path, "successThreshold"),
+                threshold,
+                "must be 1",
+            ));
         }
     }
 }
@@ -77,14 +89,17 @@ fn handler(handler: &Value, grace: Option<i64>, path: &str, errors: &mut Vec<Fie
                 }
             }
             "tcpSocket" => port_number_or_name(&action["port"], &child(&path, "port"), errors),
-            "grpc" => port_number(action["port"].as_i64().unwrap_or_default(), &child(&path, "port"), errors),
+            "grpc" => port_number(
+                action["port"].as_i64().unwrap_or_default(),
+                &child(&path, "port"),
+                errors,
+            ),
             "sleep" => {
                 let seconds = action["seconds"].as_i64().unwrap_or_default();
                 if let Some(grace) = grace
                     && !(0..=grace).contains(&seconds)
                 {
-                    let message =
-                        format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+                    let message = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
                     errors.push(FieldError::invalid(path, seconds, message));
                 }
             }

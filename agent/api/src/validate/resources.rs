@@ -28,7 +28,9 @@ pub(super) fn of_container(resources: &Value, path: &str, errors: &mut Vec<Field
             }
             continue;
         }
-        let (Some(request), Ok(limit)) = (request, Quantity::from_value(limit)) else { continue };
+        let (Some(request), Ok(limit)) = (request, Quantity::from_value(limit)) else {
+            continue;
+        };
         if request != limit && !may_overcommit(name) {
             let message = format!("must be equal to {name} limit of {limit}");
             errors.push(FieldError::invalid(&requests_path, request.to_string(), message));
@@ -71,7 +73,11 @@ fn container_resource(name: &str, path: &str, errors: &mut Vec<FieldError>) {
             let message = "must be a standard resource type or fully qualified";
             errors.push(FieldError::invalid(path, name, message));
         }
-        errors.push(FieldError::invalid(path, name, "must be a standard resource for containers"));
+        errors.push(FieldError::invalid(
+            path,
+            name,
+            "must be a standard resource for containers",
+        ));
     }
 }
 

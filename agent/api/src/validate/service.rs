@@ -29,10 +29,19 @@ pub(super) fn spec(spec: &Value, errors: &mut Vec<FieldError>) {
     }
     let mut taken: Vec<&str> = Vec::new();
     for (position, service_port) in ports.iter().enumerate() {
-        port(service_port, ports.len() > 1, &index("spec.ports", position), &mut taken, errors);
+        port(
+            service_port,
+            ports.len() > 1,
+            &index("spec.ports", position),
+            &mut taken,
+            errors,
+        );
         if kind == "ClusterIP" && service_port["nodePort"].as_i64().unwrap_or_default() != 0 {
             let path = child(&index("spec.ports", position), "nodePort");
-            errors.push(FieldError::forbidden(path, "may not be used when `type` is 'ClusterIP'"));
+            errors.push(FieldError::forbidden(
+                path,
+                "may not be used when `type` is 'ClusterIP'",
+            ));
         }
     }
     duplicates(ports, errors);
@@ -42,28 +51,45 @@ pub(super) fn spec(spec: &Value, errors: &mut Vec<FieldError>) {
     for (position, ip) in items(&spec["externalIPs"]).iter().enumerate() {
         pod::address(text(ip), &index("spec.externalIPs", position), errors);
     }
-    for field in ["loadBalancerSourceRanges", "loadBalancerClass", "allocateLoadBalancerNodePorts"] {
+    for field in [
+        "loadBalancerSourceRanges",
+        "loadBalancerClass",
+        "allocateLoadBalancerNodePorts",
+    ] {
         let given = !spec[field].is_null() && spec[field] != json!([]);
         if given && kind != "LoadBalancer" {
-            errors.push(FieldError::forbidden(child("spec", field), "may only be used when `type` is 'LoadBalancer'"));
+            errors.push(FieldError::forbidden(
+                child("spec", field),
+                "may only be used when `type` is 'LoadBalancer'",
+            ));
         }
     }
     let outside = kind == "NodePort" || kind == "LoadBalancer" || !items(&spec["externalIPs"]).is_empty();
     let policy = &spec["externalTrafficPolicy"];
     if !outside && !text(policy).is_empty() {
         let message = "may only be set for externally-accessible services";
-        errors.push(FieldError::invalid("spec.externalTrafficPolicy", policy.clone(), message));
+        errors.push(FieldError::invalid(
+            "spec.externalTrafficPolicy",
+            policy.clone(),
+            message,
+        ));
     }
 }
 
 fn external_name(spec: &Value, errors: &mut Vec<FieldError>) {
     for field in ["clusterIPs", "ipFamilies"] {
         if !items(&spec[field]).is_empty() {
-            errors.push(FieldError::forbidden(child("spec", field), "may not be set for ExternalName services"));
+            errors.push(FieldError::forbidden(
+                child("spec", field),
+                "may not be set for ExternalName services",
+            ));
         }
     }
     if !spec["ipFamilyPolicy"].is_null() {
-        errors.push(FieldError::forbidden("spec.ipFamilyPolicy", "may not be set for ExternalName services"));
+        errors.push(FieldError::forbidden(
+            "spec.ipFamilyPolicy",
+            "may not be set for ExternalName services",
+        ));
     }
     let name = text(&spec["externalName"]);
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -76,13 +102,7 @@ fn external_name(spec: &Value, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn port<'a>(
-    port: &'a Value,
-    needs_name: bool,
-    path: &str,
-    taken: &mut Vec<&'a str>,
-    errors: &mut Vec<FieldError>,
-) {
+fn port<'a>(port: &'a Value, needs_name: bool, path: &str, taken: &mut Vec<&'a str>, errors: &mut Vec<FieldError>) {
     let name = text(&port["name"]);
     if name.is_empty() {
         if needs_name {
@@ -116,11 +136,16 @@ fn duplicates(ports: &[Value], errors: &mut Vec<FieldError>) {
     for (position, port) in ports.iter().enumerate() {
         let before = &ports[..position];
         let twin = |field: &str| {
-            before.iter().any(|other| other["protocol"] == port["protocol"] && other[field] == port[field])
+            before
+                .iter()
+                .any(|other| other["protocol"] == port["protocol"] && other[field] == port[field])
         };
         let path = index("spec.ports", position);
         if port["nodePort"].as_i64().unwrap_or_default() != 0 && twin("nodePort") {
-            errors.push(FieldError::duplicate(child(&path, "nodePort"), port["nodePort"].clone()));
+            errors.push(FieldError::duplicate(
+                child(&path, "nodePort"),
+                port["nodePort"].clone(),
+            ));
         }
         if twin("port") {
             let value = json!({"port": port["port"], "protocol": port["protocol"]});
@@ -140,7 +165,11 @@ fn affinity(spec: &Value, errors: &mut Vec<FieldError>) {
         && !(1..=86_400).contains(&seconds)
     {
         let path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
-        errors.push(FieldError::invalid(path, seconds, "must be greater than 0 and less than 86400"));
+        errors.push(FieldError::invalid(
+            path,
+            seconds,
+            "must be greater than 0 and less than 86400",
+        ));
     }
 }
 
@@ -148,18 +177,33 @@ fn cluster_addresses(spec: &Value, errors: &mut Vec<FieldError>) {
     let first = text(&spec["clusterIP"]);
     let all = items(&spec["clusterIPs"]);
     if first.is_empty() && !all.is_empty() {
-        errors.push(FieldError::forbidden("spec.clusterIPs", "must be empty when `clusterIP` is not specified"));
+        errors.push(FieldError::forbidden(
+            "spec.clusterIPs",
+            "must be empty when `clusterIP` is not specified",
+        ));
     } else if !all.is_empty() && all[0] != first {
         let message = "first value must match `clusterIP`";
-        errors.push(FieldError::invalid("spec.clusterIPs", spec["clusterIPs"].clone(), message));
+        errors.push(FieldError::invalid(
+            "spec.clusterIPs",
+            spec["clusterIPs"].clone(),
+            message,
+        ));
     }
     if all.len() > 2 {
         let message = "may only hold up to 2 values";
-        errors.push(FieldError::invalid("spec.clusterIPs", spec["clusterIPs"].clone(), message));
+        errors.push(FieldError::invalid(
+            "spec.clusterIPs",
+            spec["clusterIPs"].clone(),
+            message,
+        ));
     }
     if all.len() > 1 && all.iter().any(|ip| ip == "None") {
         let message = "'None' must be the first and only value";
-        errors.push(FieldError::invalid("spec.clusterIPs", spec["clusterIPs"].clone(), message));
+        errors.push(FieldError::invalid(
+            "spec.clusterIPs",
+            spec["clusterIPs"].clone(),
+            message,
+        ));
     }
     for (position, ip) in all.iter().enumerate() {
         if ip != "None" {
@@ -179,7 +223,15 @@ pub(super) fn update(new: &Value, old: &Value, errors: &mut Vec<FieldError>) {
     }
     let before = text(&old["clusterIP"]);
     if !before.is_empty() && new["clusterIP"] != before {
-        let value = if new["clusterIPs"].is_null() { json!([new["clusterIP"]]) } else { new["clusterIPs"].clone() };
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", value, "may not change once set"));
+        let value = if new["clusterIPs"].is_null() {
+            json!([new["clusterIP"]])
+        } else {
+            new["clusterIPs"].clone()
+        };
+        errors.push(FieldError::invalid(
+            "spec.clusterIPs[0]",
+            value,
+            "may not change once set",
+        ));
     }
 }

@@ -3,6 +3,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::kinds::by_resource;
 
+mod pods;
+
 fn kind(group: &str, plural: &str) -> &'static Kind {
     by_resource(group, "v1", plural).unwrap()
 }
@@ -74,7 +76,11 @@ fn check(group: &str, plural: &str, good: &Value, cases: &[(&str, Value, &[&str]
     assert_eq!(texts(&create(kind(group, plural), good)), [""; 0], "the good object");
     for (pointer, value, expected) in cases {
         let object = with(good.clone(), pointer, value.clone());
-        assert_eq!(texts(&create(kind(group, plural), &object)), *expected, "{pointer} = {value}");
+        assert_eq!(
+            texts(&create(kind(group, plural), &object)),
+            *expected,
+            "{pointer} = {value}"
+        );
     }
 }
 
@@ -85,229 +91,61 @@ fn metadata_follows_the_rules_for_names_and_labels() {
         "pods",
         &pod(),
         &[
-            ("/metadata/name", json!("Web"), &[
-                "metadata.name: Invalid value: \"Web\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
-            ]),
-            ("/metadata/name", json!(""), &["metadata.name: Required value: name or generateName is required"]),
+            (
+                "/metadata/name",
+                json!("Web"),
+                &[
+                    "metadata.name: Invalid value: \"Web\": a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+                ],
+            ),
+            (
+                "/metadata/name",
+                json!(""),
+                &["metadata.name: Required value: name or generateName is required"],
+            ),
             ("/metadata/generateName", json!("web-"), &[]),
-            ("/metadata/namespace", Value::Null, &["metadata.namespace: Required value"]),
-            ("/metadata/labels/bad key", json!("x"), &[
-                "metadata.labels: Invalid value: \"bad key\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
-            ]),
-            ("/metadata/labels/a", json!("x y"), &[
-                "metadata.labels: Invalid value: \"x y\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
-            ]),
+            (
+                "/metadata/namespace",
+                Value::Null,
+                &["metadata.namespace: Required value"],
+            ),
+            (
+                "/metadata/labels/bad key",
+                json!("x"),
+                &[
+                    "metadata.labels: Invalid value: \"bad key\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+                ],
+            ),
+            (
+                "/metadata/labels/a",
+                json!("x y"),
+                &[
+                    "metadata.labels: Invalid value: \"x y\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+                ],
+            ),
             ("/metadata/annotations/Example.com~1a", json!("anything at all"), &[]),
-            ("/metadata/annotations/a", json!("x".repeat(300_000)), &["metadata.annotations: Too long: may not be more than 262144 bytes"]),
-            ("/metadata/ownerReferences", json!([{"kind": "ReplicaSet", "name": "x", "apiVersion": "apps/v1"}]), &[
-                "metadata.ownerReferences[0].uid: Required value: must not be empty",
-            ]),
+            (
+                "/metadata/annotations/a",
+                json!("x".repeat(300_000)),
+                &["metadata.annotations: Too long: may not be more than 262144 bytes"],
+            ),
+            (
+                "/metadata/ownerReferences",
+                json!([{"kind": "ReplicaSet", "name": "x", "apiVersion": "apps/v1"}]),
+                &["metadata.ownerReferences[0].uid: Required value: must not be empty"],
+            ),
         ],
     );
     let node = json!({"metadata": {"name": "pi-1", "namespace": "default"}});
-    assert_eq!(texts(&create(kind("", "nodes"), &node)), ["metadata.namespace: Forbidden: not allowed on this type"]);
+    assert_eq!(
+        texts(&create(kind("", "nodes"), &node)),
+        ["metadata.namespace: Forbidden: not allowed on this type"]
+    );
     let namespace = json!({"metadata": {"name": "a.b"}});
     assert_eq!(
         texts(&create(kind("", "namespaces"), &namespace)),
         ["metadata.name: Invalid value: \"a.b\": must not contain dots"]
     );
-}
-
-#[test]
-fn containers_follow_their_rules() {
-    check(
-        "",
-        "pods",
-        &pod(),
-        &[
-            ("/spec/containers", json!([]), &["spec.containers: Required value"]),
-            ("/spec/containers/0/name", json!(""), &["spec.containers[0].name: Required value"]),
-            ("/spec/containers/1", json!({"name": "a", "image": "x"}), &["spec.containers[1].name: Duplicate value: \"a\""]),
-            ("/spec/initContainers", json!([{"name": "a", "image": "x"}]), &["spec.initContainers[0].name: Duplicate value: \"a\""]),
-            ("/spec/containers/0/image", Value::Null, &["spec.containers[0].image: Required value"]),
-            ("/spec/containers/0/image", json!("x "), &[
-                "spec.containers[0].image: Invalid value: \"x \": must not have leading or trailing whitespace",
-            ]),
-            ("/spec/containers/0/imagePullPolicy", json!("Sometimes"), &[
-                "spec.containers[0].imagePullPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
-            ]),
-            ("/spec/containers/0/restartPolicy", json!("Always"), &[
-                "spec.containers[0].restartPolicy: Forbidden: may not be set for non-init containers",
-            ]),
-            ("/spec/containers/0/ports/0/containerPort", json!(70000), &[
-                "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
-            ]),
-            ("/spec/containers/0/ports/1", json!({"containerPort": 81, "name": "http", "protocol": "TCP"}), &[
-                "spec.containers[0].ports[1].name: Duplicate value: \"http\"",
-            ]),
-            ("/spec/containers/0/ports/0/protocol", json!("QUIC"), &[
-                "spec.containers[0].ports[0].protocol: Unsupported value: \"QUIC\": supported values: \"SCTP\", \"TCP\", \"UDP\"",
-            ]),
-            ("/spec/containers/0/env/0/name", json!("A=B"), &[
-                "spec.containers[0].env[0].name: Invalid value: \"A=B\": a valid environment variable name must consist only of printable ASCII characters other than '='",
-            ]),
-            ("/spec/containers/0/env/1/value", json!("x"), &[
-                "spec.containers[0].env[1].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty",
-            ]),
-            ("/spec/containers/0/env/1/valueFrom", json!({}), &[
-                "spec.containers[0].env[1].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
-            ]),
-            ("/spec/containers/0/env/1/valueFrom/fieldRef/fieldPath", json!("spec.foo"), &[
-                "spec.containers[0].env[1].valueFrom.fieldRef.fieldPath: Invalid value: \"spec.foo\": error converting fieldPath: field label not supported: spec.foo",
-            ]),
-            ("/spec/containers/0/env/1/valueFrom/fieldRef/fieldPath", json!("metadata.labels['app']"), &[]),
-            ("/spec/containers/0/envFrom", json!([{}]), &[
-                "spec.containers[0].envFrom: Invalid value: \"\": must specify one of: `configMapRef` or `secretRef`",
-            ]),
-            ("/spec/containers/0/resources/requests/cpu", json!("2"), &[
-                "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
-            ]),
-            ("/spec/containers/0/resources/limits/memory", json!("-1Mi"), &[
-                "spec.containers[0].resources.limits[memory]: Invalid value: \"-1Mi\": must be greater than or equal to 0",
-            ]),
-            ("/spec/containers/0/resources/limits/gpu", json!("1"), &[
-                "spec.containers[0].resources.limits[gpu]: Invalid value: \"gpu\": must be a standard resource type or fully qualified",
-                "spec.containers[0].resources.limits[gpu]: Invalid value: \"gpu\": must be a standard resource for containers",
-            ]),
-            ("/spec/containers/0/resources/requests/example.com~1gpu", json!("1"), &[
-                "spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources",
-            ]),
-            ("/spec/containers/0/securityContext", json!({"privileged": true, "allowPrivilegeEscalation": false}), &[
-                "spec.containers[0].securityContext: Invalid value: {\"allowPrivilegeEscalation\":false,\"privileged\":true}: cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
-            ]),
-            ("/spec/containers/0/securityContext", json!({"runAsUser": -1}), &[
-                "spec.containers[0].securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive",
-            ]),
-        ],
-    );
-}
-
-#[test]
-fn probes_follow_their_rules() {
-    check(
-        "",
-        "pods",
-        &pod(),
-        &[
-            ("/spec/containers/0/livenessProbe", json!({"httpGet": {"path": "/", "port": "http", "scheme": "HTTP"}, "successThreshold": 1}), &[]),
-            ("/spec/containers/0/livenessProbe", json!({"tcpSocket": {"port": 0}, "successThreshold": 2}), &[
-                "spec.containers[0].livenessProbe.tcpSocket.port: Invalid value: 0: must be between 1 and 65535, inclusive",
-                "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
-            ]),
-            ("/spec/containers/0/readinessProbe", json!({"periodSeconds": -1}), &[
-                "spec.containers[0].readinessProbe: Required value: must specify a handler type",
-                "spec.containers[0].readinessProbe.periodSeconds: Invalid value: -1: must be greater than or equal to 0",
-            ]),
-            ("/spec/containers/0/readinessProbe", json!({"exec": {"command": []}, "grpc": {"port": 1}}), &[
-                "spec.containers[0].readinessProbe.exec.command: Required value",
-                "spec.containers[0].readinessProbe.grpc: Forbidden: may not specify more than 1 handler type",
-            ]),
-            ("/spec/initContainers", json!([{"name": "i", "image": "x", "livenessProbe": {}}]), &[
-                "spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without restartPolicy=Always",
-            ]),
-        ],
-    );
-}
-
-#[test]
-fn volumes_and_mounts_fit_together() {
-    check(
-        "",
-        "pods",
-        &pod(),
-        &[
-            ("/spec/volumes/0/name", json!("other"), &[
-                "spec.containers[0].volumeMounts[0].name: Not found: \"data\"",
-            ]),
-            ("/spec/volumes/1", json!({"name": "data", "emptyDir": {}}), &["spec.volumes[1].name: Duplicate value: \"data\""]),
-            ("/spec/volumes/0", json!({"name": "data"}), &["spec.volumes[0]: Required value: must specify a volume type"]),
-            ("/spec/volumes/0/hostPath", json!({"path": "/x"}), &[
-                "spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type",
-            ]),
-            ("/spec/volumes/0", json!({"name": "data", "hostPath": {"path": "/a/../b"}}), &[
-                "spec.volumes[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
-            ]),
-            ("/spec/volumes/0", json!({"name": "data", "hostPath": {"path": "/a", "type": "Disk"}}), &[
-                "spec.volumes[0].hostPath.type: Unsupported value: \"Disk\": supported values: \"\", \"BlockDevice\", \"CharDevice\", \"Directory\", \"DirectoryOrCreate\", \"File\", \"FileOrCreate\", \"Socket\"",
-            ]),
-            ("/spec/volumes/0", json!({"name": "data", "secret": {"defaultMode": 4096, "items": [{"key": "a", "path": "/b"}]}}), &[
-                "spec.volumes[0].secret.secretName: Required value",
-                "spec.volumes[0].secret.defaultMode: Invalid value: 4096: must be a number between 0 and 0777 (octal), both inclusive",
-                "spec.volumes[0].secret.items[0].path: Invalid value: \"/b\": must be a relative path",
-            ]),
-            ("/spec/containers/0/volumeMounts/1", json!({"name": "data", "mountPath": "/data"}), &[
-                "spec.containers[0].volumeMounts[1].mountPath: Invalid value: \"/data\": must be unique",
-            ]),
-            ("/spec/containers/0/volumeMounts/0/subPath", json!("../x"), &[
-                "spec.containers[0].volumeMounts[0].subPath: Invalid value: \"../x\": must not contain '..'",
-            ]),
-        ],
-    );
-}
-
-#[test]
-fn pod_wide_fields_follow_their_rules() {
-    check(
-        "",
-        "pods",
-        &pod(),
-        &[
-            ("/spec/restartPolicy", json!("Sometimes"), &[
-                "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
-            ]),
-            ("/spec/tolerations/0/operator", json!("Equal"), &[]),
-            ("/spec/tolerations/0/effect", json!("NoSchedule"), &[
-                "spec.tolerations[0].effect: Invalid value: \"NoSchedule\": effect must be 'NoExecute' when `tolerationSeconds` is set",
-            ]),
-            ("/spec/tolerations/0", json!({"operator": "Equal"}), &[
-                "spec.tolerations[0].operator: Invalid value: \"Equal\": operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
-            ]),
-            ("/spec/tolerations/0", json!({"key": "a", "operator": "Gt", "value": "1"}), &[
-                "spec.tolerations[0].operator: Unsupported value: \"Gt\": supported values: \"Equal\", \"Exists\"",
-            ]),
-            ("/spec/hostNetwork", json!(true), &[
-                "spec.containers[0].ports[0].hostPort: Invalid value: 0: must match `containerPort` when `hostNetwork` is true",
-            ]),
-            ("/spec/dnsPolicy", json!("None"), &["spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"]),
-            ("/spec/securityContext/sysctls", json!([{"name": "Bad Name", "value": "1"}]), &[
-                "spec.securityContext.sysctls[0].name: Invalid value: \"Bad Name\": must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
-            ]),
-            ("/spec/ephemeralContainers", json!([{"name": "x"}]), &["spec.ephemeralContainers: Forbidden: cannot be set on create"]),
-        ],
-    );
-}
-
-#[test]
-fn a_running_pod_can_change_little() {
-    let pods = kind("", "pods");
-    let stored = with(pod(), "/spec/nodeName", json!("pi-1"));
-    for (pointer, value) in [
-        ("/spec/containers/0/image", json!("nginx:2")),
-        ("/spec/activeDeadlineSeconds", json!(5)),
-        ("/spec/tolerations/0/tolerationSeconds", json!(30)),
-        ("/spec/tolerations/1", json!({"key": "x", "operator": "Exists"})),
-        ("/metadata/labels/new", json!("x")),
-        ("/spec/securityContext", json!({})),
-    ] {
-        let errors = update(pods, &with(stored.clone(), pointer, value), &stored);
-        assert_eq!(texts(&errors), [""; 0], "{pointer}");
-    }
-    let errors = update(pods, &with(stored.clone(), "/spec/containers/0/env/0/value", json!("c")), &stored);
-    assert_eq!(
-        texts(&errors),
-        ["spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)\n  spec.containers[0].env[0].value: was \"b\", is \"c\"\n"]
-    );
-    let errors = update(pods, &with(stored.clone(), "/spec/containers/1", json!({"name": "b", "image": "x"})), &stored);
-    assert_eq!(texts(&errors), ["spec.containers: Forbidden: pod updates may not add or remove containers"]);
-    let errors = update(pods, &with(stored.clone(), "/spec/tolerations", json!([])), &stored);
-    assert_eq!(
-        texts(&errors),
-        ["spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"]
-    );
-    let errors = update(pods, &with(stored.clone(), "/spec/nodeName", json!("pi-2")), &stored);
-    assert!(texts(&errors)[0].contains("spec.nodeName: was \"pi-1\", is \"pi-2\""));
-    let errors = update(pods, &with(stored.clone(), "/metadata/name", json!("other")), &stored);
-    assert_eq!(texts(&errors), ["metadata.name: Invalid value: \"other\": field is immutable"]);
 }
 
 #[test]
@@ -317,38 +155,76 @@ fn deployments_follow_their_rules() {
         "deployments",
         &deployment(),
         &[
-            ("/spec/replicas", json!(-1), &["spec.replicas: Invalid value: -1: must be greater than or equal to 0"]),
-            ("/spec/selector", json!({}), &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"]),
+            (
+                "/spec/replicas",
+                json!(-1),
+                &["spec.replicas: Invalid value: -1: must be greater than or equal to 0"],
+            ),
+            (
+                "/spec/selector",
+                json!({}),
+                &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],
+            ),
             ("/spec/selector", Value::Null, &["spec.selector: Required value"]),
-            ("/spec/template/metadata/labels/app", json!("api"), &[
-                "spec.template.metadata.labels: Invalid value: {\"app\":\"api\"}: `selector` does not match template `labels`",
-            ]),
-            ("/spec/template/spec/restartPolicy", json!("Never"), &[
-                "spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\"",
-            ]),
-            ("/spec/template/spec/containers", json!([]), &["spec.template.spec.containers: Required value"]),
-            ("/spec/strategy/rollingUpdate", json!({"maxSurge": 0, "maxUnavailable": "0%"}), &[
-                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0",
-            ]),
-            ("/spec/strategy/rollingUpdate/maxUnavailable", json!("200%"), &[
-                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"200%\": must not be greater than 100%",
-            ]),
-            ("/spec/strategy/rollingUpdate/maxSurge", json!("some"), &[
-                "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"some\": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
-            ]),
-            ("/spec/strategy/type", json!("Recreate"), &[
-                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
-            ]),
-            ("/spec/strategy/type", json!("Fast"), &[
-                "spec.strategy.type: Unsupported value: \"Fast\": supported values: \"Recreate\", \"RollingUpdate\"",
-            ]),
-            ("/spec/minReadySeconds", json!(700), &[
-                "spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds",
-            ]),
-            ("/spec/selector/matchExpressions", json!([{"key": "app", "operator": "In"}]), &[
-                "spec.selector.matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
-                "spec.selector: Invalid value: {\"matchExpressions\":[{\"key\":\"app\",\"operator\":\"In\"}],\"matchLabels\":{\"app\":\"web\"}}: invalid label selector",
-            ]),
+            (
+                "/spec/template/metadata/labels/app",
+                json!("api"),
+                &[
+                    "spec.template.metadata.labels: Invalid value: {\"app\":\"api\"}: `selector` does not match template `labels`",
+                ],
+            ),
+            (
+                "/spec/template/spec/restartPolicy",
+                json!("Never"),
+                &["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""],
+            ),
+            (
+                "/spec/template/spec/containers",
+                json!([]),
+                &["spec.template.spec.containers: Required value"],
+            ),
+            (
+                "/spec/strategy/rollingUpdate",
+                json!({"maxSurge": 0, "maxUnavailable": "0%"}),
+                &[
+                    "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0",
+                ],
+            ),
+            (
+                "/spec/strategy/rollingUpdate/maxUnavailable",
+                json!("200%"),
+                &["spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"200%\": must not be greater than 100%"],
+            ),
+            (
+                "/spec/strategy/rollingUpdate/maxSurge",
+                json!("some"),
+                &[
+                    "spec.strategy.rollingUpdate.maxSurge: Invalid value: \"some\": a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+                ],
+            ),
+            (
+                "/spec/strategy/type",
+                json!("Recreate"),
+                &["spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"],
+            ),
+            (
+                "/spec/strategy/type",
+                json!("Fast"),
+                &["spec.strategy.type: Unsupported value: \"Fast\": supported values: \"Recreate\", \"RollingUpdate\""],
+            ),
+            (
+                "/spec/minReadySeconds",
+                json!(700),
+                &["spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds"],
+            ),
+            (
+                "/spec/selector/matchExpressions",
+                json!([{"key": "app", "operator": "In"}]),
+                &[
+                    "spec.selector.matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
+                    "spec.selector: Invalid value: {\"matchExpressions\":[{\"key\":\"app\",\"operator\":\"In\"}],\"matchLabels\":{\"app\":\"web\"}}: invalid label selector",
+                ],
+            ),
         ],
     );
     let changed = with(
@@ -369,34 +245,65 @@ fn services_follow_their_rules() {
         "services",
         &service(),
         &[
-            ("/metadata/name", json!("1web"), &[
-                "metadata.name: Invalid value: \"1web\": a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')",
-            ]),
+            (
+                "/metadata/name",
+                json!("1web"),
+                &[
+                    "metadata.name: Invalid value: \"1web\": a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')",
+                ],
+            ),
             ("/spec/ports", json!([]), &["spec.ports: Required value"]),
-            ("/spec/ports/0/port", json!(0), &["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"]),
-            ("/spec/ports/1", json!({"port": 80, "protocol": "TCP", "name": "b"}), &[
-                "spec.ports[0].name: Required value",
-                "spec.ports[1]: Duplicate value: {\"port\":80,\"protocol\":\"TCP\"}",
-            ]),
-            ("/spec/ports/0/nodePort", json!(30080), &[
-                "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
-            ]),
-            ("/spec/type", json!("Magic"), &[
-                "spec.type: Unsupported value: \"Magic\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
-            ]),
-            ("/spec/clusterIPs", json!(["100.65.0.8"]), &[
-                "spec.clusterIPs: Invalid value: [\"100.65.0.8\"]: first value must match `clusterIP`",
-            ]),
-            ("/spec/externalTrafficPolicy", json!("Local"), &[
-                "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services",
-            ]),
+            (
+                "/spec/ports/0/port",
+                json!(0),
+                &["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"],
+            ),
+            (
+                "/spec/ports/1",
+                json!({"port": 80, "protocol": "TCP", "name": "b"}),
+                &[
+                    "spec.ports[0].name: Required value",
+                    "spec.ports[1]: Duplicate value: {\"port\":80,\"protocol\":\"TCP\"}",
+                ],
+            ),
+            (
+                "/spec/ports/0/nodePort",
+                json!(30080),
+                &["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"],
+            ),
+            (
+                "/spec/type",
+                json!("Magic"),
+                &[
+                    "spec.type: Unsupported value: \"Magic\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
+                ],
+            ),
+            (
+                "/spec/clusterIPs",
+                json!(["100.65.0.8"]),
+                &["spec.clusterIPs: Invalid value: [\"100.65.0.8\"]: first value must match `clusterIP`"],
+            ),
+            (
+                "/spec/externalTrafficPolicy",
+                json!("Local"),
+                &[
+                    "spec.externalTrafficPolicy: Invalid value: \"Local\": may only be set for externally-accessible services",
+                ],
+            ),
         ],
     );
     let headless = json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"]}});
     assert_eq!(texts(&create(kind("", "services"), &headless)), [""; 0]);
     let external = json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {"type": "ExternalName"}});
-    assert_eq!(texts(&create(kind("", "services"), &external)), ["spec.externalName: Required value"]);
-    let moved = with(with(service(), "/spec/clusterIP", json!("100.65.0.10")), "/spec/clusterIPs", json!(["100.65.0.10"]));
+    assert_eq!(
+        texts(&create(kind("", "services"), &external)),
+        ["spec.externalName: Required value"]
+    );
+    let moved = with(
+        with(service(), "/spec/clusterIP", json!("100.65.0.10")),
+        "/spec/clusterIPs",
+        json!(["100.65.0.10"]),
+    );
     assert_eq!(
         texts(&update(kind("", "services"), &moved, &service())),
         ["spec.clusterIPs[0]: Invalid value: [\"100.65.0.10\"]: may not change once set"]
@@ -411,11 +318,23 @@ fn config_maps_and_secrets_follow_their_rules() {
         "configmaps",
         &map,
         &[
-            ("/data/a~1b", json!(""), &[
-                "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
-            ]),
-            ("/binaryData", json!({"a.txt": ""}), &["data[a.txt]: Invalid value: \"a.txt\": duplicate of key present in binaryData"]),
-            ("/data/big", json!("x".repeat(1_100_000)), &["[]: Too long: may not be more than 1048576 bytes"]),
+            (
+                "/data/a~1b",
+                json!(""),
+                &[
+                    "data[a/b]: Invalid value: \"a/b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+                ],
+            ),
+            (
+                "/binaryData",
+                json!({"a.txt": ""}),
+                &["data[a.txt]: Invalid value: \"a.txt\": duplicate of key present in binaryData"],
+            ),
+            (
+                "/data/big",
+                json!("x".repeat(1_100_000)),
+                &["[]: Too long: may not be more than 1048576 bytes"],
+            ),
         ],
     );
     let changed = with(with(map.clone(), "/data/a.txt", json!("y")), "/immutable", json!(false));
@@ -432,39 +351,72 @@ fn config_maps_and_secrets_follow_their_rules() {
         "secrets",
         &secret,
         &[
-            ("/type", json!("kubernetes.io/tls"), &["data[tls.crt]: Required value", "data[tls.key]: Required value"]),
-            ("/type", json!("kubernetes.io/dockerconfigjson"), &["data[.dockerconfigjson]: Required value"]),
+            (
+                "/type",
+                json!("kubernetes.io/tls"),
+                &["data[tls.crt]: Required value", "data[tls.key]: Required value"],
+            ),
+            (
+                "/type",
+                json!("kubernetes.io/dockerconfigjson"),
+                &["data[.dockerconfigjson]: Required value"],
+            ),
             ("/type", json!("example.com/own"), &[]),
         ],
     );
     assert_eq!(
-        texts(&update(kind("", "secrets"), &with(secret.clone(), "/type", json!("x")), &secret)),
+        texts(&update(
+            kind("", "secrets"),
+            &with(secret.clone(), "/type", json!("x")),
+            &secret
+        )),
         ["type: Invalid value: \"x\": field is immutable"]
     );
 }
 
 #[test]
 fn nodes_leases_and_events_follow_their_rules() {
-    let node = json!({"metadata": {"name": "pi-1"}, "spec": {"podCIDR": "100.64.1.0/24", "podCIDRs": ["100.64.1.0/24"]}});
+    let node =
+        json!({"metadata": {"name": "pi-1"}, "spec": {"podCIDR": "100.64.1.0/24", "podCIDRs": ["100.64.1.0/24"]}});
     check(
         "",
         "nodes",
         &node,
         &[
-            ("/spec/podCIDRs/0", json!("100.64.1.0/40"), &[
-                "spec.podCIDRs[0]: Invalid value: \"100.64.1.0/40\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
-            ]),
-            ("/spec/taints", json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]), &[
-                "spec.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}: taints must be unique by key and effect pair",
-            ]),
-            ("/spec/taints", json!([{"key": "a", "effect": "Nothing"}]), &[
-                "spec.taints[0].effect: Unsupported value: \"Nothing\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
-            ]),
-            ("/status/capacity", json!({"cpu": "-1"}), &["status.capacity.cpu: Invalid value: \"-1\": must be greater than or equal to 0"]),
+            (
+                "/spec/podCIDRs/0",
+                json!("100.64.1.0/40"),
+                &[
+                    "spec.podCIDRs[0]: Invalid value: \"100.64.1.0/40\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+                ],
+            ),
+            (
+                "/spec/taints",
+                json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule"}]),
+                &[
+                    "spec.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\"}: taints must be unique by key and effect pair",
+                ],
+            ),
+            (
+                "/spec/taints",
+                json!([{"key": "a", "effect": "Nothing"}]),
+                &[
+                    "spec.taints[0].effect: Unsupported value: \"Nothing\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
+                ],
+            ),
+            (
+                "/status/capacity",
+                json!({"cpu": "-1"}),
+                &["status.capacity.cpu: Invalid value: \"-1\": must be greater than or equal to 0"],
+            ),
         ],
     );
     assert_eq!(
-        texts(&update(kind("", "nodes"), &with(node.clone(), "/spec/podCIDRs/0", json!("100.64.2.0/24")), &node)),
+        texts(&update(
+            kind("", "nodes"),
+            &with(node.clone(), "/spec/podCIDRs/0", json!("100.64.2.0/24")),
+            &node
+        )),
         ["spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"]
     );
     let bare = json!({"metadata": {"name": "pi-1"}});
@@ -499,7 +451,12 @@ fn own_kinds_keep_their_promises() {
 #[test]
 fn odd_objects_never_panic() {
     for kind in crate::kinds::all() {
-        for object in [Value::Null, json!({}), json!({"metadata": 3, "spec": [], "data": "x"}), json!({"spec": {"containers": [1, {"ports": 3}], "volumes": {}}})] {
+        for object in [
+            Value::Null,
+            json!({}),
+            json!({"metadata": 3, "spec": [], "data": "x"}),
+            json!({"spec": {"containers": [1, {"ports": 3}], "volumes": {}}}),
+        ] {
             create(kind, &object);
             update(kind, &object, &pod());
             update(kind, &pod(), &object);

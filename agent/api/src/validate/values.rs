@@ -9,7 +9,10 @@ use crate::schema::{Field, Shape, Type};
 /// Fields whose words Kubernetes lists in the order of their meaning; all others it sorts.
 const IN_ORDER_OF_MEANING: &[(&str, &[&str])] = &[
     ("restartPolicy", &["Always", "OnFailure", "Never"]),
-    ("dnsPolicy", &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]),
+    (
+        "dnsPolicy",
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
+    ),
     ("effect", &["NoSchedule", "PreferNoSchedule", "NoExecute"]),
 ];
 

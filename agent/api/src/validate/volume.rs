@@ -35,7 +35,10 @@ fn source(volume: &Value, path: &str, errors: &mut Vec<FieldError>) {
         return;
     };
     for (other, _) in sources {
-        errors.push(FieldError::forbidden(child(path, other), "may not specify more than 1 volume type"));
+        errors.push(FieldError::forbidden(
+            child(path, other),
+            "may not specify more than 1 volume type",
+        ));
     }
     let path = child(path, kind);
     match kind.as_str() {
@@ -71,7 +74,11 @@ fn source(volume: &Value, path: &str, errors: &mut Vec<FieldError>) {
                 } else {
                     descending(file, &child(&path, "path"), errors);
                     if file.starts_with("..") && !file.starts_with("../") && file != ".." {
-                        errors.push(FieldError::invalid(child(&path, "path"), file, "must not start with '..'"));
+                        errors.push(FieldError::invalid(
+                            child(&path, "path"),
+                            file,
+                            "must not start with '..'",
+                        ));
                     }
                 }
                 mode(&item["mode"], &child(&path, "mode"), errors);

@@ -50,23 +50,38 @@ fn common(spec: &Value, errors: &mut Vec<FieldError>) {
     let template = &spec["template"];
     let path = "spec.template";
     match LabelSelector::from_object(chosen) {
-        Err(_) => errors.push(FieldError::invalid("spec.selector", chosen.clone(), "invalid label selector")),
+        Err(_) => errors.push(FieldError::invalid(
+            "spec.selector",
+            chosen.clone(),
+            "invalid label selector",
+        )),
         Ok(selector) => {
             let labels = &template["metadata"]["labels"];
             if !selector.requirements().is_empty() && !selector.matches_labels(labels) {
                 let message = "`selector` does not match template `labels`";
-                errors.push(FieldError::invalid(child(path, "metadata.labels"), labels.clone(), message));
+                errors.push(FieldError::invalid(
+                    child(path, "metadata.labels"),
+                    labels.clone(),
+                    message,
+                ));
             }
         }
     }
     pod::template(template, path, errors);
     let policy = &template["spec"]["restartPolicy"];
     if policy == "OnFailure" || policy == "Never" {
-        errors.push(FieldError::not_supported(child(path, "spec.restartPolicy"), policy.clone(), &["Always"]));
+        errors.push(FieldError::not_supported(
+            child(path, "spec.restartPolicy"),
+            policy.clone(),
+            &["Always"],
+        ));
     }
     if !template["spec"]["activeDeadlineSeconds"].is_null() {
         let message = "activeDeadlineSeconds in ReplicaSet is not Supported";
-        errors.push(FieldError::forbidden(child(path, "spec.activeDeadlineSeconds"), message));
+        errors.push(FieldError::forbidden(
+            child(path, "spec.activeDeadlineSeconds"),
+            message,
+        ));
     }
 }
 
@@ -88,17 +103,29 @@ fn strategy(strategy: &Value, errors: &mut Vec<FieldError>) {
     number_or_percent(surge, &child(path, "maxSurge"), errors);
     if is_zero(unavailable) && is_zero(surge) {
         let message = "may not be 0 when `maxSurge` is 0";
-        errors.push(FieldError::invalid(child(path, "maxUnavailable"), unavailable.clone(), message));
+        errors.push(FieldError::invalid(
+            child(path, "maxUnavailable"),
+            unavailable.clone(),
+            message,
+        ));
     }
     if percent(unavailable).is_some_and(|percent| percent > 100) {
         let message = "must not be greater than 100%";
-        errors.push(FieldError::invalid(child(path, "maxUnavailable"), unavailable.clone(), message));
+        errors.push(FieldError::invalid(
+            child(path, "maxUnavailable"),
+            unavailable.clone(),
+            message,
+        ));
     }
 }
 
 fn percent(value: &Value) -> Option<u64> {
     let digits = value.as_str()?.strip_suffix('%')?;
-    if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse().ok() } else { None }
+    if digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        digits.parse().ok()
+    } else {
+        None
+    }
 }
 
 fn is_zero(value: &Value) -> bool {
