@@ -292,6 +292,11 @@ fn unplugged_node_boots_with_what_was_on_its_disk() -> Result<()> {
         run(&rack, 2, &["cat", "/sys/class/net/eth0/address"])?,
     );
     let mut inside = rack.run_in(2, &["sleep", "1000"])?.spawn()?;
+    wait_for("the command to be inside", Duration::from_secs(5), || {
+        Ok(run(&rack, 2, &["sh", "-c", "cat /proc/[0-9]*/comm"])?
+            .lines()
+            .any(|name| name == "sleep"))
+    })?;
     let init = rack.node_pid(2)?;
     let cut = Instant::now();
     rack.unplug(2)?;
