@@ -1,0 +1,157 @@
+//! One request for a resource, after it was taken apart, authorized and counted.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use minidc_api::decode::{self, DecodeError, FieldValidation, Media};
+use minidc_api::kinds::Kind;
+use minidc_api::schema;
+use minidc_api::status::Status;
+use minidc_api::table::IncludeObject;
+// TEMPORARY
+mod unsupported { pub(super) fn pod_fields_not_acted_on(_: &serde_json::Value) -> Vec<String> { Vec::new() } }
+use minidc_store::{Entry, Op};
+use serde_json::Value;
+
+use crate::error::Failure;
+use crate::identity::Identity;
+use crate::negotiate::{self, BodyForm};
+use crate::request::Query;
+use crate::respond::Shape;
+use crate::server::Inner;
+use crate::strategy::is_pod;
+
+/// Largest body of a request, except for image archives: Kubernetes' limit, 3 MiB.
+pub(crate) const BODY_LIMIT: usize = 3 << 20;
+
+/// What is asked, by whom, of which object.
+pub(crate) struct Call {
+    /// The server.
+    pub(crate) server: Arc<Inner>,
+    /// Row of the kind.
+    pub(crate) kind: &'static Kind,
+    /// Namespace of the path; empty for cluster-wide kinds and for all namespaces.
+    pub(crate) namespace: String,
+    /// Name of the path; empty for a collection.
+    pub(crate) name: String,
+    /// Subresource of the path; empty for none.
+    pub(crate) subresource: String,
+    /// Who asks.
+    pub(crate) identity: Identity,
+    /// The query.
+    pub(crate) query: Query,
+    /// The headers.
+    pub(crate) headers: HeaderMap,
+    /// What the client is to be told besides the answer.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Call {
+    /// Store key of the object of the path.
+    pub(crate) fn key(&self) -> String {
+        self.kind.store_key(&self.namespace, &self.name)
+    }
+
+    /// Start of the store keys of the collection of the path.
+    pub(crate) fn prefix(&self) -> String {
+        if self.namespace.is_empty() { self.kind.store_prefix() } else { self.kind.namespace_prefix(&self.namespace) }
+    }
+
+    /// The stored object of the path.
+    pub(crate) fn stored(&self) -> Result<Entry, Failure> {
+        self.server.store.get(&self.key()).ok_or_else(|| Status::not_found(self.kind, &self.name).into())
+    }
+
+    /// Form of the answer.
+    pub(crate) fn shape(&self) -> Result<Shape, Failure> {
+        let text = self.query.first("includeObject").unwrap_or("");
+        let include = IncludeObject::parse(text)
+            .ok_or_else(|| Status::bad_request(format!("unrecognized includeObject value: {text:?}")))?;
+        Ok(Shape { form: negotiate::accept(&self.headers)?, include })
+    }
+
+    /// True for `dryRun=All`.
+    pub(crate) fn is_dry_run(&self) -> Result<bool, Failure> {
+        let mut dry = false;
+        for value in self.query.all("dryRun").filter(|value| !value.is_empty()) {
+            if value != "All" {
+                let message = format!("dryRun: Unsupported value: {value:?}: supported values: \"All\"");
+                return Err(Status::passed_on(422, format!("\"\" is invalid: {message}")).into());
+            }
+            dry = true;
+        }
+        Ok(dry)
+    }
+
+    /// What to do about fields nobody knows; `Warn` unless the client says otherwise.
+    pub(crate) fn field_validation(&self) -> Result<FieldValidation, Failure> {
+        let text = self.query.first("fieldValidation").unwrap_or("");
+        FieldValidation::parse(text).ok_or_else(|| {
+            let supported = "supported values: \"Ignore\", \"Strict\", \"Warn\"";
+            let message = format!("\"\" is invalid: fieldValidation: Unsupported value: {text:?}: {supported}");
+            Status::passed_on(422, message).into()
+        })
+    }
+
+    /// Form of the body.
+    fn media(&self) -> Result<Media, Failure> {
+        Ok(match negotiate::body_form(&self.headers)? {
+            BodyForm::Json => Media::Json,
+            BodyForm::Yaml => Media::Yaml,
+        })
+    }
+
+    /// Reads an object of the call's kind from a body, strictly as the client asked.
+    pub(crate) fn decode(&mut self, body: &[u8]) -> Result<Value, Failure> {
+        let decoded = decode::decode(self.kind, body, self.media()?, self.field_validation()?).map_err(decode_failure)?;
+        self.warnings.extend(decoded.warnings);
+        Ok(decoded.object)
+    }
+
+    /// Reads a body of another type, by its name in the schema: `Scale`, `Binding`, `DeleteOptions`. An empty body is
+    /// an empty object.
+    pub(crate) fn decode_as(&mut self, type_name: &str, body: &[u8]) -> Result<Value, Failure> {
+        let object = schema::type_named(type_name)
+            .ok_or_else(|| Status::internal(format!("{type_name} is missing from the schema")))?;
+        let decoded =
+            decode::decode_request(object, body, self.media()?, self.field_validation()?).map_err(decode_failure)?;
+        self.warnings.extend(decoded.warnings);
+        Ok(decoded.object)
+    }
+
+    /// Notes which fields of a pod, or of a pod template, nothing acts on yet.
+    pub(crate) fn warn_unsupported(&mut self, object: &Value) {
+        if is_pod(self.kind) {
+            self.warnings.extend(unsupported::pod_fields_not_acted_on(object));
+        } else if self.kind.group == "apps" && object["spec"]["template"].is_object() {
+            let warnings = unsupported::pod_fields_not_acted_on(&object["spec"]["template"]);
+            self.warnings.extend(warnings.into_iter().map(|warning| format!("spec.template.{warning}")));
+        }
+    }
+
+    /// Applies operations to the store. A conflict is handed back as `None`: it means something else in each verb.
+    pub(crate) async fn commit(&self, operations: Vec<Op>) -> Result<Option<Vec<Option<Entry>>>, Failure> {
+        match self.server.store.commit(operations).await {
+            Ok(entries) => Ok(Some(entries)),
+            Err(minidc_store::Error::Conflict { .. }) => Ok(None),
+            Err(error) => Err(Failure::store(&error)),
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]
+fn decode_failure(error: DecodeError) -> Failure {
+    Status::bad_request(error.to_string()).into()
+}
+
+/// The whole body, up to the limit.
+pub(crate) async fn read_body(body: Body) -> Result<Bytes, Failure> {
+    match Limited::new(body, BODY_LIMIT).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(BODY_LIMIT).into()),
+        Err(error) => Err(Status::bad_request(format!("read the body of the request: {error}")).into()),
+    }
+}

@@ -1,0 +1,5 @@
+//! The API server from the outside, by statement.
+
+mod support;
+mod verbs;
+mod watch;
