@@ -1,1 +1,172 @@
-fn main() {}
+//! `minidc`: where all parts meet. This crate parses the command line and the configuration file, starts the parts in
+//! order, hands them what they need of each other, and stops them. It decides nothing about pods, nodes or LEDs.
+//!
+//! # Current limitations
+//! - One control plane per cluster.
+//! - SIGHUP does nothing: a changed configuration file is read at the next start.
+
+mod addresses;
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod control_plane;
+mod desired;
+mod listener;
+mod local;
+mod node;
+mod sessions;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    cli::{Cli, Command, CommonArgs},
+    config::Config,
+};
+
+/// Version of the program, as `minidc version` prints it.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = Config::load(cli.config.as_deref())
+        .map_err(anyhow::Error::from)
+        .and_then(|config| run(cli.command, config));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("minidc: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, mut config: Config) -> anyhow::Result<ExitCode> {
+    match command {
+        // process 1 of a virtual Pi must not have threads when it makes its namespaces
+        Command::Rack(cli::RackCommand::Init { spec }) => return commands::rack::init(&spec),
+        Command::Version => {
+            println!("minidc {VERSION} (Kubernetes 1.36)");
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    let long_running = matches!(command, Command::Server(_) | Command::Agent(_));
+    if let Command::Server(cli::ServerArgs { common, .. }) | Command::Agent(cli::AgentArgs { common, .. }) = &command {
+        apply_common(&mut config, common);
+    }
+    start_log(if long_running { &config.log } else { "warn" })?;
+    // one provider for all of rustls' users in this process
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // two threads: a Pi Zero has four slow cores and little memory, and nothing here computes for long
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(async {
+        match command {
+            Command::Server(arguments) => {
+                apply_server(&mut config, arguments);
+                control_plane::run(config, stop_signal()?).await
+            }
+            Command::Agent(arguments) => {
+                apply_agent(&mut config, arguments);
+                node::run_agent(config, stop_signal()?).await
+            }
+            Command::Rack(command) => return commands::rack::run(command).await,
+            Command::Token(command) => commands::token::run(command, &config).await,
+            Command::Node(command) => commands::node::run(command, &config).await,
+            Command::Image(command) => commands::image::run(command, &config).await,
+            Command::Kubeconfig(arguments) => commands::kubeconfig::run(arguments, &config).await,
+            Command::Status(arguments) => commands::status::run(arguments, &config).await,
+            Command::Version => Ok(()),
+        }
+        .map(|()| ExitCode::SUCCESS)
+    });
+    // a blocking read of a dead disk must not keep the process
+    runtime.shutdown_timeout(std::time::Duration::from_secs(3));
+    code
+}
+
+fn start_log(filter: &str) -> anyhow::Result<()> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(variable) => EnvFilter::try_new(variable),
+        Err(_) => EnvFilter::try_new(filter),
+    };
+    let filter = filter.map_err(|error| anyhow::anyhow!("log filter: {error}"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    Ok(())
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+fn stop_signal() -> anyhow::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        cancelled.cancel();
+    });
+    Ok(token)
+}
+
+fn apply_common(config: &mut Config, arguments: &CommonArgs) {
+    let CommonArgs { name, data, log } = arguments.clone();
+    config.name = name.or(config.name.take());
+    if let Some(data) = data {
+        config.data = data;
+    }
+    if let Some(log) = log {
+        config.log = log;
+    }
+}
+
+fn apply_server(config: &mut Config, arguments: cli::ServerArgs) {
+    let cli::ServerArgs {
+        cluster,
+        listen,
+        no_node,
+        pod_range,
+        common: _,
+    } = arguments;
+    if let Some(cluster) = cluster {
+        config.cluster.name = cluster;
+    }
+    if let Some(listen) = listen {
+        config.server.listen = listen;
+    }
+    if no_node {
+        config.server.node = false;
+    }
+    if let Some(range) = pod_range {
+        config.server.pod_range = range;
+    }
+}
+
+fn apply_agent(config: &mut Config, arguments: cli::AgentArgs) {
+    let cli::AgentArgs {
+        server,
+        token,
+        token_file,
+        common: _,
+    } = arguments;
+    config.agent.server = server.or(config.agent.server.take());
+    if token.is_some() || token_file.is_some() {
+        (config.agent.token, config.agent.token_file) = (token, token_file);
+    }
+}

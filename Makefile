@@ -1,0 +1,28 @@
+# Each target is a line or two; the program and .ci/ do the work.
+export CARGO_TERM_PROGRESS_WHEN ?= never
+MINIDC = target/release/minidc
+
+.PHONY: demo demo-down build packages test bench fmt
+
+demo: build            ## a rack of three virtual Pis that kubectl can use
+	@$(MINIDC) rack up --nodes 3
+
+demo-down:             ## remove the rack and everything it left
+	@[ -x $(MINIDC) ] || $(MAKE) --no-print-directory build
+	@$(MINIDC) rack down
+
+build: packages
+	@echo "building minidc (release)"
+	@cargo build --release --locked -p minidc -q
+
+packages:
+	@.ci/packages
+
+test: build            ## every test: unit, integration, and a real rack
+	cargo test --workspace --locked
+
+bench: build           ## the figures that README.md records
+	cargo run --release --locked -p minidc-tests --bin bench
+
+fmt:
+	cargo fmt --all

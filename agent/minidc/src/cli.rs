@@ -1,0 +1,251 @@
+//! What can be typed. Parsing only: what a command does is in `commands/`, `server.rs` and `node.rs`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+/// A portable Raspberry Pi datacenter that plain kubectl drives.
+#[derive(Debug, Parser)]
+#[command(name = "minidc", version = crate::VERSION, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Configuration file (TOML) [default: /etc/minidc/config.toml, if it exists]
+    #[arg(long, global = true, value_name = "FILE", env = "MINIDC_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the control plane, and a node beside it
+    Server(ServerArgs),
+    /// Run a node: find the control plane, join it, run its pods
+    Agent(AgentArgs),
+    /// A rack of virtual Pis on this machine, for trying things out
+    #[command(subcommand)]
+    Rack(RackCommand),
+    /// Tokens that let a new node join (on the control plane)
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// The nodes of the cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Container images on every node, without a registry
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Print a kubeconfig that works from here
+    Kubeconfig(KubeconfigArgs),
+    /// Show what runs here and how the cluster is
+    Status(ClientArgs),
+    /// Print the version
+    Version,
+}
+
+/// Options of every process that runs for long.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct CommonArgs {
+    /// Name of this node [default: the host name]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Directory that survives a reboot [default: /var/lib/minidc]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Log filter, such as info, debug or minidc_link=trace [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+}
+
+/// Options of `minidc server`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// Options that server and agent share
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    /// Name of the cluster, used at the first start [default: minidc]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    /// Address of the port for kubectl and nodes [default: 0.0.0.0:6443]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Be the control plane only: run no pods here
+    #[arg(long)]
+    pub(crate) no_node: bool,
+    /// Range of pod addresses [default: 100.64.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) pod_range: Option<String>,
+}
+
+/// Options of `minidc agent`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AgentArgs {
+    /// Options that server and agent share
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    /// The control plane, where mDNS does not reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) server: Option<String>,
+    /// Join token from `minidc token create`; needed once
+    #[arg(long, env = "MINIDC_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// File that holds the join token
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// How a command reaches the API.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ClientArgs {
+    /// kubeconfig to use [default: the control plane's own, if this is it; else ~/.kube/config]
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+/// `minidc token …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Print a new join token
+    Create {
+        /// Only this node may use it [default: any]
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+        /// How long it can be used: 30m, 24h, 7d
+        #[arg(long, default_value = "24h", value_parser = crate::commands::token::parse_duration)]
+        ttl: std::time::Duration,
+        /// The control plane's data directory [default: /var/lib/minidc]
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+    /// List the tokens that were used, and by which node
+    List(ClientArgs),
+}
+
+/// `minidc node …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List the nodes with health, LEDs and addresses
+    List(ClientArgs),
+    /// Remove a node for good: its key is refused from now on, its pods move
+    Remove {
+        /// Name of the node
+        name: String,
+        /// Options to reach the API
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// On a node that met another or older store: accept it and drop what it does not know
+    Adopt,
+}
+
+/// `minidc image …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Load OCI archives on every node; nodes that are away catch up when they return
+    Import {
+        /// Archives as `docker save`, `podman save` or `skopeo copy` write them
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// How long to wait for the nodes
+        #[arg(long, default_value = "2m", value_parser = crate::commands::token::parse_duration)]
+        timeout: std::time::Duration,
+        /// Options to reach the API
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// List the imported images and the nodes that hold them
+    List(ClientArgs),
+}
+
+/// Options of `minidc kubeconfig`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct KubeconfigArgs {
+    /// Options to reach the API
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+    /// Write it to this file (0600) instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Find the rack by mDNS and keep the file's address current until interrupted
+    #[arg(long, requires = "output")]
+    pub(crate) watch: bool,
+}
+
+/// `minidc rack …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum RackCommand {
+    /// Start a rack of virtual Pis: pi-1 is control plane and node, the others are nodes
+    Up {
+        /// How many virtual Pis
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+        nodes: u32,
+        /// Archive to import on every node, besides the demo image
+        #[arg(long, value_name = "FILE")]
+        image: Vec<PathBuf>,
+        /// Options of every rack command
+        #[command(flatten)]
+        rack: RackArgs,
+    },
+    /// Stop a rack and remove everything of it
+    Down(RackArgs),
+    /// List the racks on this machine
+    List,
+    /// Cut a virtual Pi's power
+    Unplug {
+        /// Name of the node, such as pi-3
+        node: String,
+        /// Options of every rack command
+        #[command(flatten)]
+        rack: RackArgs,
+    },
+    /// Give a virtual Pi its power back
+    Plug {
+        /// Name of the node, such as pi-3
+        node: String,
+        /// Options of every rack command
+        #[command(flatten)]
+        rack: RackArgs,
+    },
+    /// Show the LEDs of all nodes, live on a terminal
+    Leds {
+        /// Print once instead of following
+        #[arg(long)]
+        once: bool,
+        /// Options of every rack command
+        #[command(flatten)]
+        rack: RackArgs,
+    },
+    /// Run a command in a virtual Pi, or a shell
+    Exec {
+        /// Name of the node, such as pi-2
+        node: String,
+        /// Program and arguments [default: bash]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+        /// Options of every rack command
+        #[command(flatten)]
+        rack: RackArgs,
+    },
+    /// Write the demo's web server image as an OCI archive
+    DemoImage {
+        /// The archive to write
+        file: PathBuf,
+        /// Name of the image in it
+        #[arg(long, default_value = crate::commands::rack::DEMO_IMAGE)]
+        reference: String,
+    },
+    /// Process 1 of a virtual Pi; started by `rack up`
+    #[command(hide = true)]
+    Init {
+        /// What the node is to be
+        spec: PathBuf,
+    },
+}
+
+/// Which rack is meant.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RackArgs {
+    /// Name of the rack
+    #[arg(long = "rack", value_name = "NAME", default_value = "demo")]
+    pub(crate) name: String,
+}

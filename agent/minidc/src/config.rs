@@ -1,0 +1,284 @@
+//! The one configuration file: TOML, every key optional, unknown keys refused; command-line flags override it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+
+/// Where the file is looked for when `--config` does not say; it may be absent there.
+pub(crate) const DEFAULT_PATH: &str = "/etc/minidc/config.toml";
+
+/// Everything a process of minidc can be told.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Config {
+    /// Name of this node; the host name when not given.
+    pub(crate) name: Option<String>,
+    /// Directory that survives a reboot.
+    pub(crate) data: PathBuf,
+    /// Directory that does not.
+    pub(crate) run: PathBuf,
+    /// Log filter, as `RUST_LOG` takes it.
+    pub(crate) log: String,
+    /// `[cluster]`
+    pub(crate) cluster: Cluster,
+    /// `[server]`
+    pub(crate) server: Server,
+    /// `[agent]`
+    pub(crate) agent: Agent,
+    /// `[leds]`
+    pub(crate) leds: Leds,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: None,
+            data: "/var/lib/minidc".into(),
+            run: "/run/minidc".into(),
+            log: "info".into(),
+            cluster: Cluster::default(),
+            server: Server::default(),
+            agent: Agent::default(),
+            leds: Leds::default(),
+        }
+    }
+}
+
+/// What all members of a cluster share.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Cluster {
+    /// Name of the cluster: made part of its CA at first start, and announced by mDNS.
+    pub(crate) name: String,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { name: "minidc".into() }
+    }
+}
+
+/// The control plane.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Server {
+    /// Address of the one port that kubectl and the nodes dial.
+    pub(crate) listen: SocketAddr,
+    /// Be a node as well.
+    pub(crate) node: bool,
+    /// Range that each node's /24 of pod addresses is cut from.
+    pub(crate) pod_range: String,
+    /// Range of service addresses.
+    pub(crate) service_range: String,
+    /// Further names and addresses that the serving certificate is to be valid for.
+    pub(crate) names: Vec<String>,
+    /// Seconds that pods stay bound to a node that went away, unless they tolerate it for another time.
+    pub(crate) toleration_seconds: u32,
+    /// Milliseconds without a heartbeat after which a node is NotReady.
+    pub(crate) node_silence_ms: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 6443)),
+            node: true,
+            pod_range: "100.64.0.0/16".into(),
+            service_range: "100.65.0.0/16".into(),
+            names: Vec::new(),
+            toleration_seconds: 3,
+            node_silence_ms: 3500,
+        }
+    }
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Agent {
+    /// `HOST:PORT` of the control plane, for networks without mDNS.
+    pub(crate) server: Option<String>,
+    /// Join token; needed once.
+    pub(crate) token: Option<String>,
+    /// File that holds the join token, so that it is on no command line.
+    pub(crate) token_file: Option<PathBuf>,
+    /// containerd's socket.
+    pub(crate) containerd: PathBuf,
+    /// Address that this node is reached at; the one that leads to the control plane when not given.
+    pub(crate) address: Option<IpAddr>,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self {
+            server: None,
+            token: None,
+            token_file: None,
+            containerd: "/run/containerd/containerd.sock".into(),
+            address: None,
+        }
+    }
+}
+
+/// The status LEDs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Leds {
+    /// `fake` records levels in the run directory; `none` drives nothing.
+    pub(crate) driver: LedDriver,
+}
+
+impl Default for Leds {
+    fn default() -> Self {
+        Self {
+            driver: LedDriver::Fake,
+        }
+    }
+}
+
+/// How LEDs are driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LedDriver {
+    /// Levels are recorded, not driven.
+    Fake,
+    /// No LEDs.
+    None,
+}
+
+/// What is wrong with a configuration file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The file is not readable.
+    #[error("read configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file does not say what it may.
+    #[error("{}:{line}: {message}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads `path`, or [`DEFAULT_PATH`] if that exists.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not TOML, or holds a key or value that is not known.
+    pub(crate) fn load(path: Option<&Path>) -> Result<Self, Error> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        match std::fs::read_to_string(file) {
+            Ok(text) => Self::parse(file, &text),
+            Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(Error::Read {
+                path: file.into(),
+                source,
+            }),
+        }
+    }
+
+    /// Parses `text`; `file` is for messages only.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub(crate) fn parse(file: &Path, text: &str) -> Result<Self, Error> {
+        toml::from_str(text).map_err(|error| {
+            let before = error.span().map_or(0, |span| span.start.min(text.len()));
+            Error::Content {
+                path: file.into(),
+                line: text.as_bytes()[..before].iter().filter(|byte| **byte == b'\n').count() + 1,
+                message: with_suggestion(error.message()),
+            }
+        })
+    }
+}
+
+/// Turns serde's "unknown field `x`, expected one of `a`, `b`" into a sentence that names the nearest valid key.
+fn with_suggestion(message: &str) -> String {
+    let mut words = message.split('`').skip(1).step_by(2);
+    let (true, Some(unknown)) = (message.starts_with("unknown field"), words.next()) else {
+        return message.to_owned();
+    };
+    let valid: Vec<&str> = words.collect();
+    let nearest = valid
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
+    match nearest {
+        Some(nearest) if strsim::jaro_winkler(unknown, nearest) > 0.7 => {
+            format!(
+                "unknown key `{unknown}`: did you mean `{nearest}`? Valid here: {}",
+                valid.join(", ")
+            )
+        }
+        _ => format!("unknown key `{unknown}`. Valid here: {}", valid.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("config.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_file_line_and_the_nearest_key() {
+        let message = parse("name = \"a\"\n[server]\npod-rang = \"100.64.0.0/16\"\n").unwrap_err();
+        assert!(
+            message.starts_with("config.toml:3: unknown key `pod-rang`: did you mean `pod-range`?"),
+            "{message}"
+        );
+        let message = parse("[servre]\n").unwrap_err();
+        assert!(
+            message.starts_with("config.toml:1: unknown key `servre`: did you mean `server`?"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_key_nobody_could_mean_gets_the_list() {
+        let message = parse("[agent]\nzzz = 1\n").unwrap_err();
+        assert!(message.contains("Valid here: server, token"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_type_is_refused_with_its_line() {
+        let message = parse("\n\n[server]\nlisten = 6443\n").unwrap_err();
+        assert!(message.starts_with("config.toml:4: "), "{message}");
+    }
+
+    #[test]
+    fn broken_toml_is_refused_with_its_line() {
+        let message = parse("name = \"a\"\n[server\n").unwrap_err();
+        assert!(message.starts_with("config.toml:2: "), "{message}");
+    }
+
+    #[test]
+    fn every_section_is_read() {
+        let config = parse(
+            "name = \"pi-2\"\n[cluster]\nname = \"rack1\"\n[agent]\nserver = \"pi-1.local:6443\"\n[leds]\ndriver = \"none\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.cluster.name, "rack1");
+        assert_eq!(config.agent.server.as_deref(), Some("pi-1.local:6443"));
+        assert_eq!(config.leds.driver, LedDriver::None);
+    }
+}

@@ -1,0 +1,264 @@
+//! From the feed's bytes to what kubelet and network are told.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use minidc_api::feed::FeedKind;
+use minidc_kubelet::{Desired, ImageSpec, ObjectKey};
+use minidc_net::{Peer, Peers, Range};
+use serde::{Deserialize, de::DeserializeOwned};
+
+/// What a node needs to know of another.
+#[derive(Deserialize)]
+struct Node {
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    spec: NodeSpec,
+    #[serde(default)]
+    status: NodeStatus,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+#[derive(Default, Deserialize)]
+struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct NodeStatus {
+    #[serde(default)]
+    addresses: Vec<Address>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    #[serde(rename = "type")]
+    kind: String,
+    address: String,
+}
+
+#[derive(Deserialize)]
+struct Image {
+    spec: ImageBody,
+}
+
+#[derive(Deserialize)]
+struct ImageBody {
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    references: Vec<String>,
+}
+
+/// A parsed object and the revision it was parsed at.
+type Known<T> = BTreeMap<ObjectKey, (u64, Arc<T>)>;
+
+/// Keeps parsed objects from one state of the feed to the next: what did not change is not parsed again, and keeps its
+/// `Arc`.
+#[derive(Default)]
+pub(crate) struct Translator {
+    node: String,
+    pods: Known<Pod>,
+    config_maps: Known<ConfigMap>,
+    secrets: Known<Secret>,
+    /// The range that all nodes' pod ranges are cut from, once the own node's object has said so.
+    pub(crate) pod_range: Option<Range>,
+}
+
+/// One object of the feed's present state.
+pub(crate) struct Item<'a> {
+    /// Its kind.
+    pub(crate) kind: FeedKind,
+    /// Its namespace; empty for cluster-wide kinds.
+    pub(crate) namespace: &'a str,
+    /// Its name.
+    pub(crate) name: &'a str,
+    /// Revision of its last change.
+    pub(crate) revision: u64,
+    /// Its JSON.
+    pub(crate) json: &'a [u8],
+}
+
+impl Translator {
+    /// For the node `node`.
+    pub(crate) fn new(node: &str) -> Self {
+        Self {
+            node: node.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// The feed's state as kubelet and network take it. An object that cannot be parsed is left as it was before, with a
+    /// message in the log: one bad object must not stop the others.
+    pub(crate) fn translate<'a>(&mut self, synced: bool, items: impl Iterator<Item = Item<'a>>) -> (Desired, Peers) {
+        let (mut pods, mut config_maps, mut secrets) = (Known::new(), Known::new(), Known::new());
+        let mut desired = Desired {
+            synced,
+            ..Desired::default()
+        };
+        let mut peers = Peers {
+            synced,
+            ..Peers::default()
+        };
+        for item in items {
+            match item.kind {
+                FeedKind::Pod => keep(&item, &self.pods, &mut pods),
+                FeedKind::ConfigMap => keep(&item, &self.config_maps, &mut config_maps),
+                FeedKind::Secret => keep(&item, &self.secrets, &mut secrets),
+                FeedKind::Node => {
+                    if let Some(node) = parse::<Node>(&item) {
+                        self.add_node(item.name, node, &mut peers);
+                    }
+                }
+                FeedKind::Image => {
+                    if let Some(Image {
+                        spec: ImageBody { size, references },
+                    }) = parse(&item)
+                    {
+                        desired
+                            .images
+                            .insert(item.name.to_owned(), ImageSpec { size, references });
+                    }
+                }
+            }
+        }
+        (self.pods, self.config_maps, self.secrets) = (pods, config_maps, secrets);
+        desired.pods = shared(&self.pods);
+        desired.config_maps = shared(&self.config_maps);
+        desired.secrets = shared(&self.secrets);
+        (desired, peers)
+    }
+
+    fn add_node(&mut self, name: &str, node: Node, peers: &mut Peers) {
+        let pod_cidr = node.spec.pod_cidr.and_then(|text| match text.parse() {
+            Ok(range) => Some(range),
+            Err(error) => {
+                tracing::warn!(node = name, range = text, %error, "pod range of a node");
+                None
+            }
+        });
+        if name == self.node {
+            peers.own = pod_cidr;
+            let range = node.metadata.annotations.get(crate::sessions::POD_RANGE_ANNOTATION);
+            self.pod_range = range.and_then(|text| text.parse().ok()).or(self.pod_range);
+            return;
+        }
+        let internal = node
+            .status
+            .addresses
+            .iter()
+            .filter(|address| address.kind == "InternalIP");
+        let addresses: Vec<IpAddr> = internal.filter_map(|address| address.address.parse().ok()).collect();
+        peers.peers.push(Peer {
+            name: name.to_owned(),
+            addresses,
+            pod_cidr,
+        });
+    }
+}
+
+fn keep<T: DeserializeOwned>(item: &Item<'_>, before: &Known<T>, now: &mut Known<T>) {
+    let key = (item.namespace.to_owned(), item.name.to_owned());
+    let known = before.get(&key);
+    match known {
+        Some((revision, object)) if *revision == item.revision => {
+            now.insert(key, (*revision, Arc::clone(object)));
+        }
+        _ => match parse(item) {
+            Some(object) => {
+                now.insert(key, (item.revision, Arc::new(object)));
+            }
+            None => {
+                if let Some(known) = known {
+                    now.insert(key, known.clone());
+                }
+            }
+        },
+    }
+}
+
+fn parse<T: DeserializeOwned>(item: &Item<'_>) -> Option<T> {
+    serde_json::from_slice(item.json)
+        .map_err(|error| {
+            tracing::error!(kind = ?item.kind, namespace = item.namespace, name = item.name, %error, "an object of the feed");
+        })
+        .ok()
+}
+
+fn shared<T>(known: &Known<T>) -> BTreeMap<ObjectKey, Arc<T>> {
+    known
+        .iter()
+        .map(|(key, (_, object))| (key.clone(), Arc::clone(object)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item<'a>(kind: FeedKind, name: &'a str, revision: u64, json: &'a str) -> Item<'a> {
+        Item {
+            kind,
+            namespace: if kind == FeedKind::Node { "" } else { "default" },
+            name,
+            revision,
+            json: json.as_bytes(),
+        }
+    }
+
+    const POD: &str = r#"{"metadata":{"name":"a","namespace":"default"},"spec":{"containers":[]}}"#;
+
+    #[test]
+    fn what_did_not_change_keeps_its_arc() {
+        let mut translator = Translator::new("pi-1");
+        let (first, _) = translator.translate(true, [item(FeedKind::Pod, "a", 5, POD)].into_iter());
+        let (second, _) = translator.translate(true, [item(FeedKind::Pod, "a", 5, POD)].into_iter());
+        let (third, _) = translator.translate(true, [item(FeedKind::Pod, "a", 6, POD)].into_iter());
+        let key = ("default".to_owned(), "a".to_owned());
+        assert!(Arc::ptr_eq(&first.pods[&key], &second.pods[&key]));
+        assert!(!Arc::ptr_eq(&second.pods[&key], &third.pods[&key]));
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_stays_as_it_was() {
+        let mut translator = Translator::new("pi-1");
+        translator.translate(true, [item(FeedKind::Pod, "a", 5, POD)].into_iter());
+        let (desired, _) = translator.translate(
+            true,
+            [item(FeedKind::Pod, "a", 6, "{"), item(FeedKind::Pod, "b", 6, "{")].into_iter(),
+        );
+        assert_eq!(
+            desired.pods.keys().map(|(_, name)| name.as_str()).collect::<Vec<_>>(),
+            ["a"]
+        );
+    }
+
+    #[test]
+    fn the_own_range_and_the_peers_are_told_apart() {
+        let node = |range: &str, address: &str| {
+            format!(
+                r#"{{"spec":{{"podCIDR":"{range}"}},"status":{{"addresses":[{{"type":"InternalIP","address":"{address}"}},{{"type":"Hostname","address":"x"}}]}}}}"#
+            )
+        };
+        let (one, two) = (node("100.64.0.0/24", "10.0.0.1"), node("100.64.1.0/24", "10.0.0.2"));
+        let (_, peers) = Translator::new("pi-1").translate(
+            false,
+            [
+                item(FeedKind::Node, "pi-1", 1, &one),
+                item(FeedKind::Node, "pi-2", 2, &two),
+            ]
+            .into_iter(),
+        );
+        assert_eq!(peers.own, "100.64.0.0/24".parse().ok());
+        assert!(!peers.synced);
+        assert_eq!(peers.peers.len(), 1);
+        assert_eq!(peers.peers[0].addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
+    }
+}

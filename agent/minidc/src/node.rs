@@ -1,0 +1,587 @@
+//! `minidc agent`, and the node beside a control plane: link, kubelet, network and LEDs, and what they tell each other.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use futures::future::BoxFuture;
+use minidc_api::{metrics::NodeSample, streams::Target};
+use minidc_hardware::{Board, FakeGpio, Leds, NodeHealth, Refusal, Stage, State};
+use minidc_kubelet::{ControlPlane, Desired, Kubelet, Offline};
+use minidc_link::{
+    BoxedIo,
+    discovery::{Mdns, MdnsOptions},
+    feed::FeedState,
+    node::{Config as LinkConfig, LinkState, Node, NodeHandle, NodeLink, Serving},
+    pki::ClusterIdentity,
+    protocol::{Command, NodeFacts, RefusalCode},
+    server::Server,
+    token::Token,
+};
+use minidc_net::{Network, NetworkState, Peers};
+use tokio::{io::AsyncRead, sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    addresses,
+    commands::status::{FILE, Status},
+    config::{Config, LedDriver},
+    control_plane::{make_private, supervise},
+    desired::{Item, Translator},
+};
+
+const CONFLIST: &str = "/etc/cni/net.d/10-minidc.conflist";
+/// A clock this far behind the control plane's is set by it.
+const CLOCK_TOLERANCE_MS: u64 = 2_000;
+
+/// The control plane in the same process, which needs no token to be joined.
+pub(crate) struct Local {
+    /// The cluster's identity.
+    pub(crate) identity: Arc<ClusterIdentity>,
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    /// Where the node's key is put on record.
+    pub(crate) link: Server,
+}
+
+/// Name of this node: the configured one, else the host name.
+pub(crate) fn name(config: &Config) -> anyhow::Result<String> {
+    if let Some(name) = &config.name {
+        return Ok(name.clone());
+    }
+    let host = nix::unistd::gethostname().context("read the host name")?;
+    let host = host.to_string_lossy().to_lowercase();
+    Ok(host.split('.').next().unwrap_or_default().to_owned())
+}
+
+/// Runs `minidc agent` until `shutdown`.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_agent(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    run(config, None, shutdown).await
+}
+
+/// Runs the node until `shutdown`. Its containers keep running after that.
+///
+/// # Errors
+/// If a part cannot start, or one ends that should not.
+pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let node = name(&config)?;
+    let directory = config.data.join("agent");
+    make_private(&directory)?;
+    std::fs::create_dir_all(&config.run).with_context(|| format!("make {}", config.run.display()))?;
+
+    let health = watch::Sender::new(NodeHealth::default());
+    let mut parts = JoinSet::new();
+    start_leds(&config, &health, &mut parts, &shutdown)?;
+
+    // the kubelet and the link need each other: the link is handed to the kubelet's upstream once it is made
+    let (desired_sender, desired) = watch::channel(Arc::new(Desired::default()));
+    let upstream = Arc::new(Upstream::default());
+    let mut kubelet_config = minidc_kubelet::Config::new(node.clone());
+    kubelet_config.data.clone_from(&directory);
+    kubelet_config.run.clone_from(&config.run);
+    kubelet_config.containerd.clone_from(&config.agent.containerd);
+    kubelet_config.control_plane = local.is_some();
+    let kubelet = Kubelet::new(kubelet_config, Arc::clone(&upstream) as Arc<dyn ControlPlane>, desired);
+    let handle = kubelet.handle();
+
+    let mdns = Arc::new(Mdns::start(MdnsOptions {
+        announce: None,
+        browse: local.is_none(),
+        pod_range: None,
+    })?);
+    let link_config = LinkConfig {
+        node: node.clone(),
+        directory: directory.clone(),
+        token: read_token(&config)?,
+        server: local
+            .as_ref()
+            .map(|local| local.address.to_string())
+            .or_else(|| config.agent.server.clone()),
+        discovery: mdns,
+    };
+    if let Some(local) = &local {
+        let key = local
+            .identity
+            .issue_local_node(&directory, &node, local.address, minidc_link::clock::system())?;
+        local.link.trust_local(&node, &key).await?;
+    }
+    let board = Arc::new(BoardNode {
+        name: node.clone(),
+        kubelet: handle.clone(),
+        health: health.clone(),
+    });
+    let (link, link_handle) = NodeLink::new(link_config, board)?;
+    upstream.set(link_handle.clone());
+
+    let kubelet_health = handle.health();
+    let stop = shutdown.clone();
+    parts.spawn(async move { Ok(link.run(stop).await?) });
+    // nothing of pods is touched before the node belongs to a cluster
+    let (state, stop, feed) = (link_handle.state(), shutdown.clone(), link_handle.feed());
+    parts.spawn(async move {
+        if wait_until_member(state, feed, &stop).await {
+            kubelet.run(stop).await?;
+        }
+        Ok(())
+    });
+
+    let (peers_sender, peers) = watch::channel(Arc::new(Peers::default()));
+    let (range_sender, range) = watch::channel(None);
+    let network_state = watch::Sender::new(NetworkState::default());
+    let translation = Translation {
+        desired: desired_sender,
+        peers: peers_sender,
+        range: range_sender,
+    };
+    parts.spawn(translation.run(Translator::new(&node), link_handle.feed(), shutdown.clone()));
+    parts.spawn(run_network(range, peers, network_state.clone(), shutdown.clone()));
+    parts.spawn(adopt_on_signal(link_handle.clone(), shutdown.clone()));
+    let watched = Watched {
+        link: link_handle.state(),
+        kubelet: kubelet_health,
+        network: network_state.subscribe(),
+        handle,
+    };
+    let role = if local.is_some() { "server and node" } else { "node" };
+    parts.spawn(keep_health(
+        watched,
+        health,
+        StatusFile::new(&config, &node, role),
+        shutdown.clone(),
+    ));
+    supervise(parts, shutdown).await
+}
+
+/// Keeps `minidc status` informed where there is no node.
+pub(crate) async fn report_without_node(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.run).with_context(|| format!("make {}", config.run.display()))?;
+    let mut file = StatusFile::new(&config, &name(&config)?, "server");
+    file.write("none: this is the control plane", "-", 0);
+    shutdown.cancelled().await;
+    file.remove();
+    Ok(())
+}
+
+fn read_token(config: &Config) -> anyhow::Result<Option<Token>> {
+    let text = match (&config.agent.token, &config.agent.token_file) {
+        (Some(token), _) => token.clone(),
+        (None, Some(path)) => {
+            std::fs::read_to_string(path).with_context(|| format!("read the join token from {}", path.display()))?
+        }
+        (None, None) => return Ok(None),
+    };
+    let token: Token = text.trim().parse().context("the join token is refused")?;
+    Ok(Some(token))
+}
+
+fn start_leds(
+    config: &Config,
+    health: &watch::Sender<NodeHealth>,
+    parts: &mut JoinSet<anyhow::Result<()>>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    match config.leds.driver {
+        LedDriver::None => Ok(()),
+        LedDriver::Fake => {
+            // on anything that is no Raspberry Pi, one is pretended
+            let compatible = std::fs::read("/proc/device-tree/compatible").unwrap_or_default();
+            let board = Board::detect(&compatible)?.map_or_else(Board::virtual_pi, Ok)?;
+            let gpio = FakeGpio::new(Some(&config.run.join("leds.log")))?;
+            let leds = Leds::new(Box::new(gpio), board, Some(config.run.join("leds.json")));
+            let (health, stop) = (health.subscribe(), shutdown.clone());
+            parts.spawn(async move { Ok(leds.run(health, stop).await?) });
+            Ok(())
+        }
+    }
+}
+
+/// True once the node has been in the cluster, now or in an earlier life; false if it is stopped before.
+async fn wait_until_member(
+    mut state: watch::Receiver<LinkState>,
+    mut feed: watch::Receiver<Arc<FeedState>>,
+    shutdown: &CancellationToken,
+) -> bool {
+    tokio::select! {
+        connected = state.wait_for(LinkState::is_connected) => connected.is_ok(),
+        known = feed.wait_for(|feed| !feed.items.is_empty()) => known.is_ok(),
+        () = shutdown.cancelled() => false,
+    }
+}
+
+/// SIGUSR1 is what `minidc node adopt` sends.
+async fn adopt_on_signal(link: NodeHandle, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut signal = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::user_defined1())?;
+    loop {
+        tokio::select! {
+            _ = signal.recv() => {
+                tracing::info!("told to adopt the store of the control plane");
+                link.adopt();
+            }
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
+}
+
+/// The link, as the kubelet sees it. Set once the link is there.
+#[derive(Default)]
+struct Upstream {
+    link: std::sync::OnceLock<NodeHandle>,
+}
+
+impl Upstream {
+    fn set(&self, link: NodeHandle) {
+        let _ = self.link.set(link);
+    }
+}
+
+impl ControlPlane for Upstream {
+    fn request(
+        &self,
+        method: &'static str,
+        path: String,
+        content_type: &'static str,
+        body: Vec<u8>,
+    ) -> BoxFuture<'static, Result<(u16, Vec<u8>), Offline>> {
+        let link = self.link.get().cloned();
+        Box::pin(async move {
+            link.ok_or(Offline)?
+                .request(method, path, content_type, body)
+                .await
+                .map_err(|_| Offline)
+        })
+    }
+
+    fn image_archive(&self, name: String) -> BoxFuture<'static, Result<Box<dyn AsyncRead + Send + Unpin>, Offline>> {
+        let link = self.link.get().cloned();
+        Box::pin(async move {
+            let (_, reader) = link.ok_or(Offline)?.image_archive(&name).await.map_err(|error| {
+                tracing::warn!(image = name, %error, "fetch an image archive");
+                Offline
+            })?;
+            Ok(reader)
+        })
+    }
+
+    fn connected(&self) -> watch::Receiver<bool> {
+        // the kubelet is started after the link was set
+        self.link
+            .get()
+            .map_or_else(|| watch::channel(false).1, NodeHandle::connected)
+    }
+}
+
+/// This board, as the link sees it.
+struct BoardNode {
+    name: String,
+    kubelet: minidc_kubelet::Handle,
+    health: watch::Sender<NodeHealth>,
+}
+
+impl Node for BoardNode {
+    fn facts(&self) -> NodeFacts {
+        let line = |path: &str| {
+            std::fs::read_to_string(path)
+                .map(|text| text.trim_matches(['\0', '\n', ' ']).to_owned())
+                .unwrap_or_default()
+        };
+        let release = line("/etc/os-release");
+        let pretty = release
+            .lines()
+            .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+            .unwrap_or("Linux")
+            .trim_matches('"');
+        NodeFacts {
+            boot_id: line("/proc/sys/kernel/random/boot_id"),
+            machine_id: line("/etc/machine-id"),
+            kernel_version: line("/proc/sys/kernel/osrelease"),
+            os_image: pretty.to_owned(),
+            agent_version: crate::VERSION.to_owned(),
+            architecture: minidc_kubelet::archive::architecture().to_owned(),
+            board: line("/proc/device-tree/model"),
+            hostname: self.name.clone(),
+            addresses: addresses::own(),
+            ..NodeFacts::default()
+        }
+    }
+
+    fn heartbeat(&self) -> (NodeSample, String) {
+        (
+            self.kubelet.sample().as_ref().clone(),
+            State::of(&self.health.borrow()).name().to_owned(),
+        )
+    }
+
+    fn open(&self, target: Target) -> BoxFuture<'static, Result<Serving, (u16, String)>> {
+        let kubelet = self.kubelet.clone();
+        Box::pin(async move {
+            let serving = kubelet.prepare(target).await?;
+            Ok(Box::new(move |io: BoxedIo| -> BoxFuture<'static, ()> { Box::pin(serving.run(io)) }) as Serving)
+        })
+    }
+
+    fn command(&self, command: Command) {
+        match command {
+            Command::Locate { seconds } => {
+                let health = self.health.clone();
+                health.send_modify(|health| health.locate = seconds > 0);
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+                    health.send_modify(|health| health.locate = false);
+                });
+            }
+            // the link itself has done what there is to do
+            Command::Adopt => {}
+            Command::Reboot => tracing::warn!("the control plane asks for a reboot, which this version does not do"),
+        }
+    }
+
+    fn wall_clock(&self, unix_ms: u64) {
+        let own = minidc_link::clock::system_milliseconds();
+        if own + CLOCK_TOLERANCE_MS < unix_ms {
+            tracing::warn!(
+                behind_ms = unix_ms - own,
+                "this board's clock is behind the control plane's"
+            );
+        }
+    }
+}
+
+/// Hands on what the feed says.
+struct Translation {
+    desired: watch::Sender<Arc<Desired>>,
+    peers: watch::Sender<Arc<Peers>>,
+    range: watch::Sender<Option<minidc_net::Range>>,
+}
+
+impl Translation {
+    async fn run(
+        self,
+        mut translator: Translator,
+        mut feed: watch::Receiver<Arc<FeedState>>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            let state = Arc::clone(&feed.borrow_and_update());
+            let items = state.items.iter().map(|((kind, namespace, name), entry)| Item {
+                kind: *kind,
+                namespace,
+                name,
+                revision: entry.revision,
+                json: &entry.json,
+            });
+            let (desired, peers) = translator.translate(state.synced, items);
+            self.desired.send_replace(Arc::new(desired));
+            self.peers.send_if_modified(|present| {
+                let news = **present != peers;
+                if news {
+                    *present = Arc::new(peers);
+                }
+                news
+            });
+            self.range
+                .send_if_modified(|present| std::mem::replace(present, translator.pod_range) != translator.pod_range);
+            tokio::select! {
+                changed = feed.changed() => if changed.is_err() { return Ok(()) },
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Runs the pod network once the cluster's range is known; a changed range starts it anew.
+async fn run_network(
+    mut range: watch::Receiver<Option<minidc_net::Range>>,
+    peers: watch::Receiver<Arc<Peers>>,
+    state: watch::Sender<NetworkState>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let known = *range.borrow_and_update();
+        let Some(pod_range) = known else {
+            tokio::select! {
+                changed = range.changed() => if changed.is_err() { return Ok(()) },
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            continue;
+        };
+        let network = Network::new(minidc_net::Config {
+            pod_range,
+            conflist: CONFLIST.into(),
+        });
+        let mut observed = network.state();
+        let stop = shutdown.child_token();
+        let mut running = std::pin::pin!(network.run(peers.clone(), stop.clone()));
+        loop {
+            tokio::select! {
+                ended = running.as_mut() => {
+                    ended?;
+                    if shutdown.is_cancelled() {
+                        return Ok(());
+                    }
+                    break;
+                }
+                changed = observed.changed() => if changed.is_ok() {
+                    let now = observed.borrow_and_update().clone();
+                    state.send_replace(now);
+                },
+                changed = range.changed() => if changed.is_ok() { stop.cancel() },
+            }
+        }
+    }
+}
+
+/// The facts that make up a node's health.
+struct Watched {
+    link: watch::Receiver<LinkState>,
+    kubelet: watch::Receiver<minidc_kubelet::Health>,
+    network: watch::Receiver<NetworkState>,
+    handle: minidc_kubelet::Handle,
+}
+
+impl Watched {
+    fn health(&mut self, locate: bool) -> NodeHealth {
+        let stage = stage(&self.link.borrow_and_update());
+        let network = self.network.borrow_and_update().clone();
+        let kubelet = self.kubelet.borrow_and_update().clone();
+        // a node that never was a member has neither pods nor network, and that is no fault
+        let member = !matches!(
+            stage,
+            Stage::Booting | Stage::Searching | Stage::Joining | Stage::Refused(_)
+        );
+        NodeHealth {
+            stage,
+            runtime_ok: !member || kubelet.runtime_ok,
+            network_ok: !member || network.ready,
+            pods_running: kubelet.pods_running,
+            pods_failing: kubelet.pods_failing,
+            disk_pressure: kubelet.disk_pressure,
+            memory_pressure: kubelet.memory_pressure,
+            temperature_celsius: self
+                .handle
+                .sample()
+                .temperature_millicelsius
+                .map(|thousandths| thousandths as f32 / 1000.0),
+            locate,
+        }
+    }
+}
+
+async fn keep_health(
+    mut watched: Watched,
+    health: watch::Sender<NodeHealth>,
+    mut file: StatusFile,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    loop {
+        let locate = health.borrow().locate;
+        let now = watched.health(locate);
+        file.write(
+            &describe(&watched.link.borrow()),
+            State::of(&now).name(),
+            now.pods_running,
+        );
+        health.send_if_modified(|present| {
+            let news = *present != now;
+            if news {
+                *present = now;
+            }
+            news
+        });
+        tokio::select! {
+            changed = watched.link.changed() => if changed.is_err() { break },
+            changed = watched.kubelet.changed() => if changed.is_err() { break },
+            changed = watched.network.changed() => if changed.is_err() { break },
+            () = shutdown.cancelled() => break,
+        }
+    }
+    shutdown.cancelled().await;
+    file.remove();
+    Ok(())
+}
+
+fn stage(link: &LinkState) -> Stage {
+    match link {
+        LinkState::Searching { .. } => Stage::Searching,
+        LinkState::Joining => Stage::Joining,
+        LinkState::Connected { .. } => Stage::Connected,
+        LinkState::Away { .. } => Stage::Away,
+        LinkState::ForeignStore { .. } => Stage::ForeignStore,
+        LinkState::Refused { code, .. } => Stage::Refused(match code {
+            RefusalCode::Token
+            | RefusalCode::TokenExpired
+            | RefusalCode::TokenOtherNode
+            | RefusalCode::TokenUsed
+            | RefusalCode::NotANode => Refusal::Token,
+            RefusalCode::DuplicateName | RefusalCode::Replaced => Refusal::NameInUse,
+            RefusalCode::Removed | RefusalCode::Superseded => Refusal::Removed,
+            RefusalCode::ForeignCluster => Refusal::ForeignCluster,
+            RefusalCode::Protocol => Refusal::Version,
+            _ => Refusal::Other,
+        }),
+    }
+}
+
+fn describe(link: &LinkState) -> String {
+    match link {
+        LinkState::Searching { note } => format!("searching: {note}"),
+        LinkState::Joining => "joining".into(),
+        LinkState::Connected { server } => format!("connected to {server}"),
+        LinkState::Away { since, reason } => format!(
+            "the control plane is away for {} s: {reason}",
+            since.elapsed().as_secs()
+        ),
+        LinkState::Refused { code, reason } => format!("refused ({code}): {reason}"),
+        LinkState::ForeignStore { server, .. } => {
+            format!(
+                "{server} has another or older store than this node knows; what runs is kept until `minidc node adopt`"
+            )
+        }
+    }
+}
+
+/// The file that `minidc status` reads.
+struct StatusFile {
+    path: std::path::PathBuf,
+    last: Status,
+}
+
+impl StatusFile {
+    fn new(config: &Config, node: &str, role: &str) -> Self {
+        let last = Status {
+            node: node.to_owned(),
+            role: role.to_owned(),
+            pid: std::process::id(),
+            version: crate::VERSION.to_owned(),
+            ..Status::default()
+        };
+        Self {
+            path: config.run.join(FILE),
+            last,
+        }
+    }
+
+    fn write(&mut self, link: &str, led: &str, pods: u32) {
+        let now = Status {
+            link: link.to_owned(),
+            led: led.to_owned(),
+            pods,
+            ..self.last.clone()
+        };
+        if now == self.last {
+            return;
+        }
+        let written = serde_json::to_vec(&now)
+            .map_err(anyhow::Error::from)
+            .and_then(|bytes| Ok(std::fs::write(&self.path, bytes)?));
+        if let Err(error) = written {
+            tracing::debug!("write {}: {error:#}", self.path.display());
+        }
+        self.last = now;
+    }
+
+    fn remove(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

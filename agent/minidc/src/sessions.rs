@@ -1,0 +1,332 @@
+//! The control plane's end of the link: what `minidc_link` asks for, answered by the API server.
+//!
+//! The only writer of a node's Lease, of its `minidc.dev/led` annotation and of its metrics (from heartbeats), and of
+//! `jointokens` and `nodeidentities` (as the link decides).
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
+use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
+use http::{Method, StatusCode};
+use jiff::Timestamp;
+use minidc_api::feed::Feed;
+use minidc_apiserver::ApiServer;
+use minidc_link::{
+    admission::{NodeRecord, TokenRecord},
+    protocol::{ApiRequest, ApiResponse, Heartbeat, Hello, StoreId},
+    server::{Archive, ControlPlane, Put, Refusal, RefusedAttempt, Unavailable, Versioned},
+};
+use serde_json::{Value, json};
+
+use crate::local::{JSON, Local, MERGE_PATCH};
+
+const TOKENS: &str = "/apis/minidc.dev/v1/jointokens";
+const IDENTITIES: &str = "/apis/minidc.dev/v1/nodeidentities";
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+/// Annotation with the name of the state that a node's LEDs show.
+pub(crate) const LED_ANNOTATION: &str = "minidc.dev/led";
+/// Seconds that a Lease says it is good for; who judges nodes looks at renewals, not at this.
+const LEASE_SECONDS: u32 = 5;
+/// Annotation with the range that all nodes' pod ranges are cut from; each node reads it from its own object.
+pub(crate) const POD_RANGE_ANNOTATION: &str = "minidc.dev/pod-range";
+
+/// The API server, as the link sees it.
+pub(crate) struct Sessions {
+    api: ApiServer,
+    own: Local,
+    images: PathBuf,
+    pod_range: String,
+    /// Last LED state written per node, so that only changes become writes.
+    leds: Mutex<HashMap<String, String>>,
+}
+
+impl Sessions {
+    /// `images` is the directory of the image archives, `pod_range` the range of all pods.
+    pub(crate) fn new(api: ApiServer, images: PathBuf, pod_range: String) -> Self {
+        let own = Local::new(&api, "system:minidc", &["system:masters"]);
+        Self {
+            api,
+            own,
+            images,
+            pod_range,
+            leds: Mutex::default(),
+        }
+    }
+
+    async fn read(&self, path: String) -> Result<Option<(Value, String)>, Unavailable> {
+        let (status, body) = self.own.call(Method::GET, &path, JSON, Vec::new()).await;
+        match status {
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::OK => {
+                let object: Value = serde_json::from_slice(&body).map_err(|error| Unavailable(error.to_string()))?;
+                let version = object
+                    .pointer("/metadata/resourceVersion")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default();
+                Ok(Some((object["spec"].clone(), version.to_owned())))
+            }
+            _ => Err(unavailable(&path, status, &body)),
+        }
+    }
+
+    async fn write(
+        &self,
+        collection: &str,
+        kind: &str,
+        name: &str,
+        spec: Value,
+        expected: Option<String>,
+    ) -> Result<Put, Unavailable> {
+        let mut object = json!({"apiVersion": "minidc.dev/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+        let path = format!("{collection}/{name}");
+        let (status, body) = match expected {
+            Some(version) => {
+                object["metadata"]["resourceVersion"] = version.into();
+                self.own.call(Method::PUT, &path, JSON, object.to_string().into()).await
+            }
+            None => {
+                self.own
+                    .call(Method::POST, collection, JSON, object.to_string().into())
+                    .await
+            }
+        };
+        match status {
+            StatusCode::OK | StatusCode::CREATED => Ok(Put::Stored),
+            StatusCode::CONFLICT => Ok(Put::Conflict),
+            _ => Err(unavailable(&path, status, &body)),
+        }
+    }
+
+    /// Renews the node's Lease, making it if it is not there.
+    async fn renew_lease(&self, node: &str) {
+        let caller = Local::node(&self.api, node);
+        let spec = json!({"holderIdentity": node, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": micro_time(Timestamp::now())});
+        let path = format!("{LEASES}/{node}");
+        let (status, _) = caller
+            .call(
+                Method::PATCH,
+                &path,
+                MERGE_PATCH,
+                json!({"spec": spec}).to_string().into(),
+            )
+            .await;
+        if status == StatusCode::NOT_FOUND {
+            let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": node}, "spec": spec});
+            let (status, body) = caller.call(Method::POST, LEASES, JSON, lease.to_string().into()).await;
+            if !status.is_success() {
+                tracing::warn!(node, %status, body = %String::from_utf8_lossy(&body), "could not make the node's lease");
+            }
+        }
+    }
+
+    /// Annotates the node when its LED state is not the one written last.
+    async fn note_led(&self, node: &str, led: String) {
+        let known = self.leds.lock().unwrap_or_else(PoisonError::into_inner).get(node) == Some(&led);
+        if known {
+            return;
+        }
+        let patch = json!({"metadata": {"annotations": {LED_ANNOTATION: led, POD_RANGE_ANNOTATION: self.pod_range}}});
+        let (status, _) = self
+            .own
+            .call(
+                Method::PATCH,
+                &format!("/api/v1/nodes/{node}"),
+                MERGE_PATCH,
+                patch.to_string().into(),
+            )
+            .await;
+        // the node object may not be there yet: its kubelet makes it; the next heartbeat tries again
+        if status.is_success() {
+            self.leds
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(node.to_owned(), led);
+        }
+    }
+}
+
+impl ControlPlane for Sessions {
+    fn token<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Versioned<TokenRecord>>, Unavailable>> {
+        Box::pin(async move {
+            let Some((spec, version)) = self.read(format!("{TOKENS}/{id}")).await? else {
+                return Ok(None);
+            };
+            let text = |pointer: &str| spec.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+            let expires = text("/expires")
+                .and_then(|time| time.parse::<Timestamp>().ok())
+                .map_or(0, Timestamp::as_second);
+            let value = TokenRecord {
+                expires: u64::try_from(expires).unwrap_or(0),
+                node: text("/usedBy/node").unwrap_or_default(),
+                key: text("/usedBy/key").unwrap_or_default(),
+                replaces: text("/usedBy/replaces"),
+            };
+            Ok(Some(Versioned { value, version }))
+        })
+    }
+
+    fn put_token<'a>(
+        &'a self,
+        id: &'a str,
+        record: TokenRecord,
+        expected: Option<String>,
+    ) -> BoxFuture<'a, Result<Put, Unavailable>> {
+        Box::pin(async move {
+            let mut used_by = json!({"node": record.node, "key": record.key});
+            if let Some(replaces) = record.replaces {
+                used_by["replaces"] = replaces.into();
+            }
+            // a token without an end is written with the last second that a timestamp can hold
+            let expires = i64::try_from(record.expires)
+                .ok()
+                .and_then(|seconds| Timestamp::from_second(seconds).ok());
+            let spec = json!({"usedBy": used_by, "expires": expires.unwrap_or(Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
+            self.write(TOKENS, "JoinToken", id, spec, expected).await
+        })
+    }
+
+    fn node<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Versioned<NodeRecord>>, Unavailable>> {
+        Box::pin(async move {
+            let Some((spec, version)) = self.read(format!("{IDENTITIES}/{name}")).await? else {
+                return Ok(None);
+            };
+            let text = |key: &str| spec.get(key).and_then(Value::as_str).map(str::to_owned);
+            let flag = |key: &str| spec.get(key).and_then(Value::as_bool).unwrap_or(false);
+            let value = NodeRecord {
+                key: text("key").unwrap_or_default(),
+                previous_key: text("previousKey"),
+                newest_used: flag("newestUsed"),
+                removed: flag("removed").then(|| text("removedReason").unwrap_or_else(|| "no reason given".into())),
+            };
+            Ok(Some(Versioned { value, version }))
+        })
+    }
+
+    fn put_node<'a>(
+        &'a self,
+        name: &'a str,
+        record: NodeRecord,
+        expected: Option<String>,
+    ) -> BoxFuture<'a, Result<Put, Unavailable>> {
+        Box::pin(async move {
+            let mut spec =
+                json!({"key": record.key, "newestUsed": record.newest_used, "removed": record.removed.is_some()});
+            if let Some(previous) = record.previous_key {
+                spec["previousKey"] = previous.into();
+            }
+            if let Some(reason) = record.removed {
+                spec["removedReason"] = reason.into();
+            }
+            self.write(IDENTITIES, "NodeIdentity", name, spec, expected).await
+        })
+    }
+
+    fn store(&self) -> StoreId {
+        let store = self.api.store();
+        StoreId {
+            identity: store.identity(),
+            revision: store.revision(),
+        }
+    }
+
+    fn wall_clock_ms(&self) -> u64 {
+        minidc_link::clock::system_milliseconds()
+    }
+
+    fn connected<'a>(&'a self, hello: &'a Hello, address: SocketAddr) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async move {
+            tracing::info!(node = %hello.node, %address, board = %hello.facts.board, version = %hello.facts.agent_version, "node connected");
+            // whatever was written before this control plane started may differ from what the node shows now
+            self.leds
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&hello.node);
+            Ok(())
+        })
+    }
+
+    fn disconnected<'a>(&'a self, node: &'a str, reason: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            tracing::info!(node, reason, "node disconnected");
+            self.api.metrics().forget(node);
+        })
+    }
+
+    fn feed(&self, node: &str) -> BoxStream<'static, Feed> {
+        self.api.feed(node).boxed()
+    }
+
+    fn heartbeat<'a>(&'a self, node: &'a str, heartbeat: Heartbeat) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            self.api.metrics().record(node, heartbeat.sample);
+            self.renew_lease(node).await;
+            self.note_led(node, heartbeat.led).await;
+        })
+    }
+
+    fn request(&self, node: &str, request: ApiRequest) -> BoxFuture<'static, ApiResponse> {
+        let method = Method::from_bytes(request.method.as_bytes());
+        let caller = Local::node(&self.api, node);
+        Box::pin(async move {
+            let (status, body) = match method {
+                Ok(method) => {
+                    caller
+                        .call(method, &request.path, &request.content_type, request.body)
+                        .await
+                }
+                Err(error) => (StatusCode::BAD_REQUEST, error.to_string().into()),
+            };
+            ApiResponse {
+                id: request.id,
+                status: status.as_u16(),
+                body: body.into(),
+            }
+        })
+    }
+
+    fn image_archive<'a>(&'a self, _node: &'a str, name: &'a str) -> BoxFuture<'a, Result<Archive, (u16, String)>> {
+        Box::pin(async move {
+            let valid = name
+                .strip_prefix("sha256-")
+                .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            if !valid {
+                return Err((400, format!("{name:?} is not the name of an image archive")));
+            }
+            let path = self.images.join(format!("{name}.tar"));
+            let open = async {
+                let file = tokio::fs::File::open(&path).await?;
+                let size = file.metadata().await?.len();
+                Ok::<_, std::io::Error>(Archive {
+                    size,
+                    reader: Box::new(file),
+                })
+            };
+            open.await.map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => (
+                    404,
+                    format!("the control plane does not hold the archive of image {name}"),
+                ),
+                _ => (500, format!("read the archive of image {name}: {error}")),
+            })
+        })
+    }
+
+    fn refused(&self, attempt: RefusedAttempt) {
+        let RefusedAttempt { address, node, refusal } = attempt;
+        let node = node.unwrap_or_else(|| "(unknown)".into());
+        tracing::warn!(%address, node, code = %refusal.code, reason = %refusal.reason, "refused a node");
+    }
+}
+
+/// A time as `metav1.MicroTime` has it.
+fn micro_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
+fn unavailable(path: &str, status: StatusCode, body: &[u8]) -> Unavailable {
+    Unavailable(format!("{path}: {status}: {}", String::from_utf8_lossy(body)))
+}

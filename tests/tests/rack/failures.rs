@@ -1,0 +1,228 @@
+//! Failures: cut power, killed processes, a control plane that is away.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use minidc_tests::{Rack, eventually};
+
+use crate::deployments::{apply_web, delete_web};
+
+pub(crate) const ALL: &[crate::Promise] = &[
+    (
+        "unplugged_node_is_not_ready_and_its_pods_are_replaced",
+        unplugged_node_is_not_ready_and_its_pods_are_replaced,
+    ),
+    (
+        "killed_agent_comes_back_and_its_containers_kept_running",
+        killed_agent_comes_back_and_its_containers_kept_running,
+    ),
+    (
+        "killed_control_plane_loses_nothing_and_nodes_are_back",
+        killed_control_plane_loses_nothing_and_nodes_are_back,
+    ),
+    (
+        "a_node_without_control_plane_keeps_its_pods_and_says_so",
+        a_node_without_control_plane_keeps_its_pods_and_says_so,
+    ),
+    (
+        "killed_containerd_keeps_pods_running",
+        killed_containerd_keeps_pods_running,
+    ),
+    (
+        "a_power_cut_of_the_control_plane_loses_nothing",
+        a_power_cut_of_the_control_plane_loses_nothing,
+    ),
+];
+
+fn led(rack: &Rack, node: &str) -> Result<String> {
+    let all = rack.rack("leds", &["--once"])?;
+    Ok(all
+        .lines()
+        .find(|line| line.contains(node))
+        .context("no such node in rack leds")?
+        .to_owned())
+}
+
+fn unplugged_node_is_not_ready_and_its_pods_are_replaced(rack: &Rack) -> Result<()> {
+    apply_web(rack)?;
+    let before = rack.ready_pods("app=web")?;
+    ensure!(before.iter().any(|pod| pod.node == "pi-3"), "{before:?}");
+    let cut = Instant::now();
+    rack.rack("unplug", &["pi-3"])?;
+    eventually(Duration::from_secs(5), "pi-3 NotReady", || {
+        Ok(!rack.node_is("pi-3", "True")?)
+    })?;
+    let unready = cut.elapsed();
+    eventually(Duration::from_secs(10), "three ready pods elsewhere", || {
+        let pods = rack.ready_pods("app=web")?;
+        Ok(pods.len() == 3 && pods.iter().all(|pod| pod.node != "pi-3"))
+    })?;
+    let replaced = cut.elapsed();
+    println!("NotReady {unready:.1?} and replaced {replaced:.1?} after the cut");
+    ensure!(unready < Duration::from_secs(5), "NotReady only after {unready:?}");
+    ensure!(replaced < Duration::from_secs(10), "replaced only after {replaced:?}");
+    ensure!(led(rack, "pi-3")?.contains("dark"), "{}", led(rack, "pi-3")?);
+
+    rack.rack("plug", &["pi-3"])?;
+    eventually(Duration::from_secs(40), "pi-3 Ready again", || {
+        rack.node_is("pi-3", "True")
+    })?;
+    eventually(Duration::from_secs(20), "the old pod gone", || {
+        let pods = rack.kubectl(&["get", "pods", "-l", "app=web", "-o", "name"])?;
+        Ok(pods.lines().count() == 3)
+    })?;
+    eventually(Duration::from_secs(20), "pi-3's LED healthy", || {
+        Ok(!led(rack, "pi-3")?.contains("dark"))
+    })?;
+    ensure!(
+        rack.kubectl(&["get", "node", "pi-3", "-o", "jsonpath={.spec.taints}"])?
+            .is_empty()
+    );
+    delete_web(rack)
+}
+
+/// When each web container started, by pod.
+fn started(rack: &Rack) -> Result<String> {
+    rack.kubectl(&[
+        "get",
+        "pods",
+        "-l",
+        "app=web",
+        "-o",
+        "jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}\n{end}",
+    ])
+}
+
+fn killed_agent_comes_back_and_its_containers_kept_running(rack: &Rack) -> Result<()> {
+    apply_web(rack)?;
+    let before = started(rack)?;
+    let uptime = rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])?;
+    rack.kill_minidc("pi-2")?;
+    eventually(Duration::from_secs(10), "the agent on pi-2 talks again", || {
+        let pod = rack.ready_pods("app=web")?.into_iter().find(|pod| pod.node == "pi-2");
+        Ok(rack
+            .kubectl(&["exec", &pod.context("no pod on pi-2")?.name, "--", "true"])
+            .is_ok())
+    })?;
+    ensure!(rack.node_is("pi-2", "True")?);
+    ensure!(started(rack)? == before, "before:\n{before}after:\n{}", started(rack)?);
+    ensure!(
+        rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])? == uptime,
+        "the server was restarted"
+    );
+    Ok(())
+}
+
+fn killed_control_plane_loses_nothing_and_nodes_are_back(rack: &Rack) -> Result<()> {
+    let before = started(rack)?;
+    // the last acknowledged write must be there after the kill
+    for round in 0..10 {
+        rack.kubectl(&["create", "configmap", &format!("kept-{round}"), "--from-literal=k=v"])?;
+    }
+    rack.kill_minidc("pi-1")?;
+    let killed = Instant::now();
+    eventually(Duration::from_secs(20), "the API answers", || {
+        Ok(rack.kubectl(&["get", "--raw", "/readyz"]).is_ok())
+    })?;
+    let answering = killed.elapsed();
+    eventually(Duration::from_secs(3), "all nodes linked again", || {
+        let metrics = rack.kubectl(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes"])?;
+        Ok(metrics.matches("\"pi-").count() >= 3)
+    })?;
+    println!(
+        "the API answered after {answering:.1?}, all nodes were back after {:.1?}",
+        killed.elapsed()
+    );
+    for round in 0..10 {
+        rack.kubectl(&["delete", "configmap", &format!("kept-{round}")])?;
+    }
+    ensure!(
+        rack.kubectl(&["get", "nodes", "--no-headers"])?
+            .matches(" Ready ")
+            .count()
+            == 3
+    );
+    ensure!(started(rack)? == before, "before:\n{before}after:\n{}", started(rack)?);
+    Ok(())
+}
+
+fn a_node_without_control_plane_keeps_its_pods_and_says_so(rack: &Rack) -> Result<()> {
+    let pod = rack
+        .ready_pods("app=web")?
+        .into_iter()
+        .find(|pod| pod.node == "pi-2")
+        .context("no pod on pi-2")?;
+    let process = rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])?;
+    rack.rack("unplug", &["pi-1"])?;
+    eventually(
+        Duration::from_secs(10),
+        "pi-2's LEDs say that the control plane is away",
+        || Ok(led(rack, "pi-2")?.contains("away")),
+    )?;
+    // also across its own restart, with nobody to ask
+    rack.kill_minidc("pi-2")?;
+    eventually(Duration::from_secs(10), "pi-2's LEDs say so after its restart", || {
+        Ok(led(rack, "pi-2")?.contains("away"))
+    })?;
+    ensure!(
+        rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])? == process,
+        "the pod was restarted"
+    );
+    let answer = rack.in_node("pi-2", &["curl", "-s", &format!("http://{}:8080/", pod.ip)])?;
+    ensure!(answer.trim() == pod.name, "{answer:?}");
+    rack.rack("plug", &["pi-1"])?;
+    eventually(Duration::from_secs(40), "all nodes Ready", || {
+        Ok(rack
+            .kubectl(&["get", "nodes", "--no-headers"])?
+            .matches(" Ready ")
+            .count()
+            == 3)
+    })?;
+    ensure!(
+        rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])? == process,
+        "the pod was restarted on return"
+    );
+    eventually(Duration::from_secs(40), "three ready pods", || {
+        Ok(rack.ready_pods("app=web")?.len() == 3)
+    })
+    .map(drop)
+}
+
+fn killed_containerd_keeps_pods_running(rack: &Rack) -> Result<()> {
+    let process = rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])?;
+    rack.in_node("pi-2", &["pkill", "-KILL", "-x", "containerd"])?;
+    eventually(Duration::from_secs(30), "exec works again on pi-2", || {
+        let pod = rack
+            .ready_pods("app=web")?
+            .into_iter()
+            .find(|pod| pod.node == "pi-2")
+            .context("no pod on pi-2")?;
+        Ok(rack.kubectl(&["exec", &pod.name, "--", "true"]).is_ok())
+    })?;
+    ensure!(
+        rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])? == process,
+        "the pod was restarted"
+    );
+    Ok(())
+}
+
+fn a_power_cut_of_the_control_plane_loses_nothing(rack: &Rack) -> Result<()> {
+    rack.kubectl(&["create", "configmap", "survivor", "--from-literal=k=v"])?;
+    rack.rack("unplug", &["pi-1"])?;
+    rack.rack("plug", &["pi-1"])?;
+    eventually(Duration::from_secs(40), "the API answers", || {
+        Ok(rack.kubectl(&["get", "--raw", "/readyz"]).is_ok())
+    })?;
+    rack.kubectl(&["delete", "configmap", "survivor"])?;
+    eventually(Duration::from_secs(40), "all nodes Ready", || {
+        Ok(rack
+            .kubectl(&["get", "nodes", "--no-headers"])?
+            .matches(" Ready ")
+            .count()
+            == 3)
+    })?;
+    eventually(Duration::from_secs(40), "three ready pods", || {
+        Ok(rack.ready_pods("app=web")?.len() == 3)
+    })?;
+    delete_web(rack)
+}

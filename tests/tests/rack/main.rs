@@ -1,0 +1,75 @@
+//! The promises of minidc, each proven on a rack of three virtual Pis with real containerd, Avahi and kubectl.
+//!
+//! One rack serves all tests, in the order below: starting one costs more than most tests. Each test leaves the rack as
+//! it found it. `cargo test -p minidc-tests --test rack -- FILTER` runs some; `RACK_KEEP=1` leaves the rack running.
+
+mod deployments;
+mod failures;
+mod images;
+mod joining;
+mod nodes;
+mod pods;
+mod racks;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+use minidc_tests::Rack;
+
+/// One promise: its name and how it is proven.
+type Promise = (&'static str, fn(&Rack) -> Result<()>);
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // one rack: its tests would disturb each other
+    arguments.test_threads = Some(1);
+    let promises: Vec<Promise> = [
+        nodes::ALL,
+        deployments::ALL,
+        pods::ALL,
+        images::ALL,
+        joining::ALL,
+        failures::ALL,
+        racks::ALL,
+    ]
+    .concat();
+    if arguments.list {
+        libtest_mimic::run(
+            &arguments,
+            promises
+                .into_iter()
+                .map(|(name, _)| Trial::test(name, || Ok(())))
+                .collect(),
+        )
+        .exit();
+    }
+    let rack = match Rack::up("e2e", 3) {
+        Ok((rack, printed)) => {
+            println!("{printed}");
+            rack
+        }
+        Err(error) => {
+            eprintln!("the rack did not start: {error:?}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = promises.into_iter().map(|(name, prove)| {
+        let rack = rack.clone();
+        Trial::test(name, move || {
+            prove(&rack).map_err(|error| Failed::from(format!("{error:?}")))
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if std::env::var_os("RACK_KEEP").is_some() {
+        println!("left running: export KUBECONFIG={}", rack.kubeconfig().display());
+        return conclusion.exit_code();
+    }
+    match racks::down_leaves_nothing(&rack) {
+        Ok(()) => conclusion.exit_code(),
+        Err(error) => {
+            eprintln!("the rack left something behind: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
