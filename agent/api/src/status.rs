@@ -221,10 +221,11 @@ impl Status {
     /// Here `details.kind` is the kind, not the resource, as in Kubernetes.
     pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
         let qualified = group_resource(kind.group, kind.kind);
+        let errors = crate::validate::distinct(errors);
         let mut message = format!("{qualified} {} is invalid", quote(name));
         if !errors.is_empty() {
             message.push_str(": ");
-            message.push_str(&aggregate(errors));
+            message.push_str(&aggregate(&errors));
         }
         let causes: Vec<Value> = errors
             .iter()
@@ -441,7 +442,7 @@ impl Status {
 }
 
 /// One error as it is, several in brackets, each text once: `utilerrors.Aggregate`.
-fn aggregate(errors: &[FieldError]) -> String {
+fn aggregate(errors: &[&FieldError]) -> String {
     let mut texts: Vec<String> = Vec::with_capacity(errors.len());
     for error in errors {
         let text = error.to_string();

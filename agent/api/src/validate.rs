@@ -1,7 +1,8 @@
 //! Rules an object must keep, in the words of Kubernetes' `pkg/apis/*/validation`.
 //!
-//! Shapes (types, required fields, unknown fields) are the business of `decode`; here is what a schema cannot say:
-//! names, references inside an object, numbers that must fit each other, and what may not change.
+//! Shapes (types, unknown fields) are the business of `decode`, required fields and fixed words that of
+//! [`crate::schema::violations`]; here is what a schema cannot say: names, references inside an object, numbers that
+//! must fit each other, and what may not change.
 
 use std::fmt;
 
@@ -18,7 +19,6 @@ mod pod;
 mod probe;
 mod resources;
 mod service;
-mod values;
 mod volume;
 mod workload;
 
@@ -177,11 +177,27 @@ impl fmt::Display for FieldError {
     }
 }
 
+/// Each error once. Schema and rules both ask for some fields; of two such demands the one with a reason stays.
+pub fn distinct(errors: &[FieldError]) -> Vec<&FieldError> {
+    let mut kept: Vec<&FieldError> = Vec::with_capacity(errors.len());
+    for error in errors {
+        let twin = kept.iter().position(|known| {
+            let demands = known.kind == FieldErrorKind::Required && error.kind == FieldErrorKind::Required;
+            *known == error || demands && known.path == error.path
+        });
+        match twin {
+            None => kept.push(error),
+            Some(index) if kept[index].detail.is_empty() => kept[index] = error,
+            Some(_) => {}
+        }
+    }
+    kept
+}
+
 /// What is wrong with a new object. Defaults have been applied and the name has been generated.
 pub fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     metadata::create(kind, &object["metadata"], &mut errors);
-    values::check(kind.object_type(), object, "", &mut errors);
     content(kind, object, &mut errors);
     if (kind.group, kind.kind) == ("", "Pod") {
         pod::create(object, &mut errors);
@@ -195,7 +211,6 @@ pub fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
 pub fn update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     metadata::update(&new["metadata"], &old["metadata"], &mut errors);
-    values::check(kind.object_type(), new, "", &mut errors);
     content(kind, new, &mut errors);
     let errors_so_far = &mut errors;
     match (kind.group, kind.kind) {

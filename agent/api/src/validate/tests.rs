@@ -10,7 +10,14 @@ fn kind(group: &str, plural: &str) -> &'static Kind {
 }
 
 fn texts(errors: &[FieldError]) -> Vec<String> {
-    errors.iter().map(ToString::to_string).collect()
+    distinct(errors).into_iter().map(ToString::to_string).collect()
+}
+
+/// All that the API says against a new object.
+fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    let mut errors = crate::schema::violations(kind, object);
+    errors.extend(super::create(kind, object));
+    errors
 }
 
 /// A pod that breaks no rule.
@@ -401,7 +408,7 @@ fn nodes_leases_and_events_follow_their_rules() {
                 "/spec/taints",
                 json!([{"key": "a", "effect": "Nothing"}]),
                 &[
-                    "spec.taints[0].effect: Unsupported value: \"Nothing\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
+                    "spec.taints[0].effect: Unsupported value: \"Nothing\": supported values: \"NoExecute\", \"NoSchedule\", \"PreferNoSchedule\"",
                 ],
             ),
             (

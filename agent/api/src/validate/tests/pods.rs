@@ -273,7 +273,7 @@ fn pod_wide_fields_follow_their_rules() {
                 "/spec/restartPolicy",
                 json!("Sometimes"),
                 &[
-                    "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+                    "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"Never\", \"OnFailure\"",
                 ],
             ),
             ("/spec/tolerations/0/operator", json!("Equal"), &[]),
