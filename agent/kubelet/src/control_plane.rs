@@ -26,3 +26,11 @@ pub trait ControlPlane: Send + Sync + 'static {
     /// Whether the link is up now.
     fn connected(&self) -> watch::Receiver<bool>;
 }
+
+/// Returns once the link is up; for ever when nobody tells of it any more, which is when the agent ends.
+pub(crate) async fn wait_until_connected(control_plane: &dyn ControlPlane) {
+    let mut connected = control_plane.connected();
+    if connected.wait_for(|connected| *connected).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -11,12 +11,33 @@
 //! No probes, lifecycle hooks, projected service account tokens or volumes beyond those in [`minidc_api::unsupported`].
 
 pub mod archive;
+mod back_off;
+mod cgroup;
 pub mod config;
+mod container;
+mod context;
 pub mod control_plane;
 pub mod desired;
+mod directories;
+mod environment;
+#[cfg(test)]
+mod fixture;
 pub mod handle;
 pub mod health;
+mod identity;
+mod logs;
+mod observed;
 pub mod pause;
+mod plan;
+mod pods;
+mod recorder;
+mod resources;
+mod runtime;
+mod sandbox;
+mod status;
+mod status_writer;
+mod termination;
+mod volumes;
 
 use std::sync::Arc;
 

@@ -1,0 +1,7 @@
+//! Container logs: reading, following and rotating the files that containerd writes in CRI's format.
+
+pub(crate) mod line;
+mod reader;
+pub(crate) mod rotation;
+
+pub(crate) use reader::{LogReader, Options};

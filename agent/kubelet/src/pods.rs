@@ -1,0 +1,377 @@
+//! All pods of the node: one task for each, told what is wanted and what happened.
+
+mod image;
+mod start;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{EnvFromSource, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::desired::Desired;
+use crate::identity::PodIdentity;
+use crate::plan::Intent;
+use crate::resources::{self, QosClass};
+use crate::runtime::{RuntimeError, RuntimeEvent, label};
+
+use worker::{Bell, Input, Worker};
+
+/// Everything is looked at this often, in case an event was lost.
+const RELIST: Duration = Duration::from_secs(60);
+/// Wait before a look that failed is repeated.
+const RELIST_AGAIN: Duration = Duration::from_secs(2);
+
+/// A pod's task as seen from here.
+struct Task {
+    input: watch::Sender<Input>,
+    bell: Arc<Bell>,
+    /// What the runtime held of the pod at the last look: ids and states.
+    fingerprint: Vec<(String, i32)>,
+}
+
+/// Keeps one task per pod.
+pub(crate) struct Pods {
+    context: Arc<Context>,
+    desired: watch::Receiver<Arc<Desired>>,
+    tasks: BTreeMap<String, Task>,
+    running: JoinSet<PodIdentity>,
+    /// Pods that are finished here but whose objects have not gone yet.
+    finished: BTreeSet<String>,
+    /// Which pod a container or sandbox belongs to.
+    owners: BTreeMap<String, String>,
+    last: Arc<Desired>,
+    /// Directories without a pod have been looked for since the desired state became complete.
+    swept: bool,
+}
+
+impl Pods {
+    pub(crate) fn new(context: Arc<Context>, desired: watch::Receiver<Arc<Desired>>) -> Self {
+        Self {
+            context,
+            desired,
+            tasks: BTreeMap::new(),
+            running: JoinSet::new(),
+            finished: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            last: Arc::default(),
+            swept: false,
+        }
+    }
+
+    /// Runs until `shutdown`; containers keep running.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut events = self.context.runtime.events();
+        let mut relist = tokio::time::interval(RELIST);
+        relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.desired.mark_changed();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                changed = self.desired.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    let desired = self.desired.borrow_and_update().clone();
+                    let newly_synced = desired.synced && !self.last.synced;
+                    self.dispatch(&desired);
+                    if newly_synced {
+                        relist.reset_immediately();
+                    }
+                }
+                Some(event) = events.next() => match event {
+                    RuntimeEvent::Opened => {
+                        self.tasks.values().for_each(|task| task.bell.ring(None));
+                        relist.reset_immediately();
+                    }
+                    RuntimeEvent::Container { id } => self.touched(&id).await,
+                    RuntimeEvent::Images => self.context.images_changed.send_modify(|count| *count += 1),
+                },
+                _ = relist.tick() => if let Err(error) = self.relist().await {
+                    tracing::debug!(%error, "the runtime cannot be listed");
+                    relist.reset_after(RELIST_AGAIN);
+                },
+                Some(ended) = self.running.join_next(), if !self.running.is_empty() => match ended {
+                    Ok(pod) => {
+                        self.tasks.remove(&pod.uid);
+                        self.owners.retain(|_, uid| *uid != pod.uid);
+                        self.finished.insert(pod.uid);
+                        let desired = self.last.clone();
+                        self.finished.retain(|uid| desired.pods.values().any(|pod| pod.metadata.uid.as_ref() == Some(uid)));
+                    }
+                    Err(error) => tracing::error!(%error, "the task of a pod broke off"),
+                },
+            }
+        }
+        self.running.shutdown().await;
+    }
+
+    fn dispatch(&mut self, desired: &Arc<Desired>) {
+        let old = std::mem::replace(&mut self.last, desired.clone());
+        let mut wanted = BTreeSet::new();
+        for pod in desired.pods.values() {
+            let identity = PodIdentity::of(pod);
+            wanted.insert(identity.uid.clone());
+            if self.finished.contains(&identity.uid) {
+                continue;
+            }
+            self.want(&old, desired, identity, pod);
+        }
+        self.finished.retain(|uid| wanted.contains(uid));
+        if desired.synced {
+            // Absence is an order only once the whole picture is known.
+            for (uid, task) in &self.tasks {
+                if !wanted.contains(uid) {
+                    task.input.send_if_modified(|input| {
+                        let news = input.intent != Intent::Remove || input.confirm;
+                        if news {
+                            *input = Input { intent: Intent::Remove, confirm: false, version: input.version + 1, ..input.clone() };
+                        }
+                        news
+                    });
+                }
+            }
+        }
+        self.share_cpu(desired);
+    }
+
+    fn want(&mut self, old: &Desired, desired: &Arc<Desired>, identity: PodIdentity, pod: &Arc<Pod>) {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let confirm = pod.metadata.deletion_timestamp.is_some();
+        let intent = match phase {
+            _ if confirm => Intent::Remove,
+            Some("Succeeded" | "Failed") => Intent::End,
+            _ => Intent::Run,
+        };
+        let Some(task) = self.tasks.get(&identity.uid) else {
+            let input = Input { pod: pod.clone(), intent, desired: desired.clone(), confirm, version: 0 };
+            self.spawn(identity, input);
+            return;
+        };
+        self.context.statuses.compare(&identity, pod);
+        task.input.send_if_modified(|input| {
+            let same_pod = Arc::ptr_eq(&input.pod, pod);
+            let same_pod = same_pod || asks_the_same(&input.pod, pod);
+            let news = input.intent != intent || input.confirm != confirm || !same_pod || !same_sources(old, desired, pod);
+            input.desired = desired.clone();
+            input.pod = pod.clone();
+            if news {
+                (input.intent, input.confirm) = (intent, confirm);
+                input.version += 1;
+            }
+            news
+        });
+    }
+
+    fn spawn(&mut self, identity: PodIdentity, input: Input) {
+        let (sender, receiver) = watch::channel(input);
+        let bell = Arc::new(Bell::default());
+        let worker = Worker::new(self.context.clone(), identity.clone(), receiver, bell.clone());
+        self.running.spawn(worker.run());
+        self.tasks.insert(identity.uid, Task { input: sender, bell, fingerprint: Vec::new() });
+    }
+
+    async fn touched(&mut self, id: &str) {
+        if !self.owners.contains_key(id) {
+            // A container that has just been made: who owns it is seen from the lists its task has looked at.
+            self.learn_owners();
+        }
+        if let Some(task) = self.owners.get(id).and_then(|uid| self.tasks.get(uid)) {
+            task.bell.ring(Some(id));
+        }
+    }
+
+    fn learn_owners(&mut self) {
+        for (pod, seen) in self.context.registry.all() {
+            let ids = seen.observed.sandboxes.iter().map(|sandbox| &sandbox.id);
+            for id in ids.chain(seen.observed.containers.iter().map(|container| &container.id)) {
+                if !self.owners.contains_key(id) {
+                    self.owners.insert(id.clone(), pod.uid.clone());
+                }
+            }
+        }
+    }
+
+    async fn relist(&mut self) -> Result<(), RuntimeError> {
+        let runtime = &self.context.runtime;
+        let (sandboxes, containers) = futures::join!(runtime.sandboxes(None), runtime.containers(None));
+        let (sandboxes, containers) = (sandboxes?, containers?);
+        let mut found: BTreeMap<String, (PodIdentity, Vec<(String, i32)>, i64)> = BTreeMap::new();
+        self.owners.clear();
+        let listed = sandboxes.iter().map(|sandbox| (&sandbox.id, &sandbox.labels, &sandbox.annotations, sandbox.state));
+        let listed = listed.chain(
+            containers.iter().map(|container| (&container.id, &container.labels, &container.annotations, container.state + 100)),
+        );
+        for (id, labels, annotations, state) in listed {
+            let of = |key: &str| labels.get(key).cloned().unwrap_or_default();
+            let pod =
+                PodIdentity { namespace: of(label::POD_NAMESPACE), name: of(label::POD_NAME), uid: of(label::POD_UID) };
+            if pod.uid.is_empty() {
+                continue;
+            }
+            self.owners.insert(id.clone(), pod.uid.clone());
+            let grace = annotations.get(label::GRACE_PERIOD).and_then(|grace| grace.parse().ok()).unwrap_or(30);
+            let entry = found.entry(pod.uid.clone()).or_insert((pod, Vec::new(), grace));
+            entry.1.push((id.clone(), state));
+        }
+        for (uid, task) in &mut self.tasks {
+            let mut now = found.get(uid).map(|(_, states, _)| states.clone()).unwrap_or_default();
+            now.sort();
+            if now != task.fingerprint {
+                task.fingerprint = now;
+                task.bell.ring(None);
+            }
+        }
+        if !self.last.synced {
+            return Ok(());
+        }
+        let known: BTreeSet<String> =
+            self.last.pods.values().filter_map(|pod| pod.metadata.uid.clone()).chain(self.tasks.keys().cloned()).collect();
+        let orphans: Vec<_> = found.into_iter().filter(|(uid, _)| !known.contains(uid)).collect();
+        for (_, (pod, _, grace)) in orphans {
+            tracing::info!(%pod, "runs here but is not wanted any more");
+            let input = Input {
+                pod: Arc::new(stand_in(&pod, grace)),
+                intent: Intent::Remove,
+                desired: self.last.clone(),
+                confirm: false,
+                version: 0,
+            };
+            self.spawn(pod, input);
+        }
+        if !std::mem::replace(&mut self.swept, true) {
+            self.sweep(&known).await;
+        }
+        Ok(())
+    }
+
+    /// Removes what pods left on disk that neither run nor are wanted.
+    async fn sweep(&self, known: &BTreeSet<String>) {
+        let context = self.context.clone();
+        let known: BTreeSet<String> = known.iter().chain(self.tasks.keys()).cloned().collect();
+        let swept = tokio::task::spawn_blocking(move || {
+            for entry in std::fs::read_dir(&context.directories.pods).into_iter().flatten().flatten() {
+                let uid = entry.file_name().to_string_lossy().into_owned();
+                if !known.contains(&uid) {
+                    let pod = PodIdentity { namespace: String::new(), name: String::new(), uid };
+                    if let Err(error) = crate::volumes::clean_up(&context.directories, &pod) {
+                        tracing::warn!(uid = pod.uid, %error, "cannot remove the files of a pod that is gone");
+                    }
+                    context.cgroups.remove(&pod);
+                }
+            }
+            for entry in std::fs::read_dir(&context.directories.logs).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // namespace_name_uid; none of them has an underscore.
+                let mut parts = name.split('_');
+                let (Some(_), Some(_), Some(uid), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+                    continue;
+                };
+                if !known.contains(uid)
+                    && let Err(error) = std::fs::remove_dir_all(entry.path())
+                {
+                    tracing::warn!(uid, %error, "cannot remove the logs of a pod that is gone");
+                }
+            }
+        });
+        if swept.await.is_err() {
+            tracing::error!("looking for leftovers broke off");
+        }
+    }
+
+    /// The classes compete by what their pods requested.
+    fn share_cpu(&self, desired: &Desired) {
+        let mut sums = QosClass::ALL.map(|class| (class, 0));
+        for pod in desired.pods.values() {
+            let class = pod.spec.as_ref().map_or(QosClass::BestEffort, resources::qos_class);
+            if let Some((_, sum)) = sums.iter_mut().find(|(known, _)| *known == class) {
+                *sum += resources::requested_cpu(pod);
+            }
+        }
+        for (class, milli) in sums {
+            if let Err(error) = self.context.cgroups.set_class_shares(class, resources::cpu_shares(milli)) {
+                tracing::debug!(?class, %error, "the class runs without its share");
+            }
+        }
+    }
+}
+
+/// Whether two versions of a pod ask the same of its task. The status does not count: it came from there.
+fn asks_the_same(old: &Pod, new: &Pod) -> bool {
+    // Conditions that others set can open a readiness gate.
+    fn gates(pod: &Pod) -> Vec<(&str, &str)> {
+        let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+        let gates: BTreeSet<&str> = gates.map(|gate| gate.condition_type.as_str()).collect();
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let conditions = conditions.map(|condition| (condition.type_.as_str(), condition.status.as_str()));
+        conditions.filter(|(kind, _)| gates.contains(kind)).collect()
+    }
+    let (before, after) = (&old.metadata, &new.metadata);
+    before.labels == after.labels
+        && before.annotations == after.annotations
+        && before.deletion_grace_period_seconds == after.deletion_grace_period_seconds
+        && before.generation == after.generation
+        && old.spec == new.spec
+        && gates(old) == gates(new)
+}
+
+/// Names of the config maps and secrets that a pod uses.
+fn sources(spec: &PodSpec) -> (BTreeSet<&str>, BTreeSet<&str>) {
+    let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
+    for volume in spec.volumes.iter().flatten() {
+        maps.extend(volume.config_map.as_ref().map(|source| source.name.as_str()));
+        secrets.extend(volume.secret.as_ref().and_then(|source| source.secret_name.as_deref()));
+        for part in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+            maps.extend(part.config_map.as_ref().map(|source| source.name.as_str()));
+            secrets.extend(part.secret.as_ref().map(|source| source.name.as_str()));
+        }
+    }
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        for EnvFromSource { config_map_ref, secret_ref, .. } in container.env_from.iter().flatten() {
+            maps.extend(config_map_ref.as_ref().map(|reference| reference.name.as_str()));
+            secrets.extend(secret_ref.as_ref().map(|reference| reference.name.as_str()));
+        }
+        for source in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+            maps.extend(source.config_map_key_ref.as_ref().map(|reference| reference.name.as_str()));
+            secrets.extend(source.secret_key_ref.as_ref().map(|reference| reference.name.as_str()));
+        }
+    }
+    (maps, secrets)
+}
+
+/// Whether what the pod uses is the same in both.
+fn same_sources(old: &Desired, new: &Desired, pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return true };
+    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+    let (maps, secrets) = sources(spec);
+    fn same<T>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
+        match (old, new) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (old, new) => old.is_none() && new.is_none(),
+        }
+    }
+    let key = |name: &str| (namespace.clone(), name.to_owned());
+    maps.into_iter().all(|name| same(old.config_maps.get(&key(name)), new.config_maps.get(&key(name))))
+        && secrets.into_iter().all(|name| same(old.secrets.get(&key(name)), new.secrets.get(&key(name))))
+}
+
+/// A pod of which only the runtime's labels are known.
+fn stand_in(pod: &PodIdentity, grace: i64) -> Pod {
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(pod.name.clone()),
+            namespace: Some(pod.namespace.clone()),
+            uid: Some(pod.uid.clone()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec { termination_grace_period_seconds: Some(grace), ..PodSpec::default() }),
+        status: None,
+    }
+}

@@ -1,0 +1,649 @@
+//! The task of one pod: look, plan, do the next step, tell; until nothing is left to do, and then wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
+use tokio::sync::{Notify, watch};
+
+use crate::context::{Condition, Context, Seen};
+use crate::desired::Desired;
+use crate::directories;
+use crate::environment::Lookup;
+use crate::identity::PodIdentity;
+use crate::observed::{self, Container, Observed, State};
+use crate::plan::{Action, Intent, Memory, Plan, Situation, Stop, Waiting, plan};
+use crate::recorder::Severity;
+use crate::runtime::{RuntimeError, label};
+use crate::status::{self, Facts, History};
+use crate::volumes::{self, Volumes};
+use crate::{sandbox, termination};
+
+use super::image::{IMAGE_REASONS, Pulls};
+use super::start;
+
+/// First and longest wait after a step that failed; containers that crash wait by [`crate::back_off`] instead.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LONGEST: Duration = Duration::from_secs(30);
+/// Least time between asking a container to end and killing it, as with Kubernetes.
+const LEAST_GRACE: i64 = 2;
+/// How often the same steps are done in a row at full speed.
+const MOST_REPEATS: u32 = 3;
+/// An end may be followed by the news that memory was the reason.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// What a pod's task is told; replaced as a whole.
+#[derive(Clone)]
+pub(crate) struct Input {
+    pub(crate) pod: Arc<core::Pod>,
+    pub(crate) intent: Intent,
+    pub(crate) desired: Arc<Desired>,
+    /// The object still exists and waits for word that the pod has stopped.
+    pub(crate) confirm: bool,
+    /// Counts changes that concern the pod; a new `desired` alone does not.
+    pub(crate) version: u64,
+}
+
+/// How a task is reached.
+#[derive(Default)]
+pub(crate) struct Bell {
+    /// Containers that something happened to.
+    touched: Mutex<BTreeSet<String>>,
+    rung: Notify,
+}
+
+impl Bell {
+    /// Something happened to a container or sandbox of the pod.
+    pub(crate) fn ring(&self, id: Option<&str>) {
+        if let Some(id) = id {
+            self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        }
+        self.rung.notify_one();
+    }
+
+    fn take(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The state of one pod's task.
+pub(crate) struct Worker {
+    context: Arc<Context>,
+    identity: PodIdentity,
+    input: watch::Receiver<Input>,
+    bell: Arc<Bell>,
+    memory: Memory,
+    pulls: Pulls,
+    /// Why containers wait, beyond what the plan says.
+    waiting: BTreeMap<String, Waiting>,
+    history: BTreeMap<String, History>,
+    previous: core::PodStatus,
+    /// Status answers that cannot change any more, or have not yet.
+    seen: BTreeMap<String, Container>,
+    sandbox_ips: BTreeMap<String, Vec<String>>,
+    volumes: Arc<Volumes>,
+    volumes_of: Option<u64>,
+    /// The input whose volumes could not be had; a newer one is tried at once.
+    volumes_tried: Option<u64>,
+    failures: BTreeMap<String, Duration>,
+    /// Containers whose end has been asked for, so that the event is said once.
+    killing: BTreeSet<String>,
+    stopping_since: Option<Instant>,
+    warned_fields: bool,
+    /// The steps done last, and how often in a row before.
+    last_actions: (Vec<Action>, u32),
+}
+
+impl Worker {
+    pub(crate) fn new(context: Arc<Context>, identity: PodIdentity, input: watch::Receiver<Input>, bell: Arc<Bell>) -> Self {
+        let pod = input.borrow().pod.clone();
+        let mut worker = Self {
+            context,
+            identity,
+            input,
+            bell,
+            memory: Memory::default(),
+            pulls: Pulls::default(),
+            waiting: BTreeMap::new(),
+            history: BTreeMap::new(),
+            previous: core::PodStatus::default(),
+            seen: BTreeMap::new(),
+            sandbox_ips: BTreeMap::new(),
+            volumes: Arc::default(),
+            volumes_of: None,
+            volumes_tried: None,
+            failures: BTreeMap::new(),
+            killing: BTreeSet::new(),
+            stopping_since: None,
+            warned_fields: false,
+            last_actions: (Vec::new(), 0),
+        };
+        worker.remember(&pod);
+        worker
+    }
+
+    /// What is known of the pod from before this agent started: its stored status and its log files.
+    fn remember(&mut self, pod: &core::Pod) {
+        let stored = pod.status.clone().unwrap_or_default();
+        let statuses = stored.container_statuses.iter().chain(&stored.init_container_statuses).flatten();
+        for status in statuses.filter(|status| status.container_id.is_some() || status.restart_count > 0) {
+            let count = u32::try_from(status.restart_count).unwrap_or(0);
+            let ended = |state: &Option<core::ContainerState>| state.as_ref().and_then(|state| state.terminated.clone());
+            let last = ended(&status.state).or_else(|| ended(&status.last_state));
+            self.memory.attempts.insert(status.name.clone(), count);
+            let image = (status.image.clone(), status.image_id.clone());
+            self.history.insert(status.name.clone(), History { restart_count: count, last, image });
+        }
+        let logs = self.context.directories.pod_logs(&self.identity);
+        for container in pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten())) {
+            if let Some(number) = directories::last_attempt(&logs, &container.name) {
+                let known = self.memory.attempts.entry(container.name.clone()).or_default();
+                *known = number.max(*known);
+                let history = self.history.entry(container.name.clone()).or_default();
+                history.restart_count = history.restart_count.max(*known);
+            }
+        }
+        // Times and a final phase go on from what is stored.
+        self.previous = core::PodStatus {
+            conditions: stored.conditions,
+            start_time: stored.start_time,
+            phase: stored.phase.filter(|phase| matches!(phase.as_str(), "Succeeded" | "Failed")),
+            reason: stored.reason,
+            message: stored.message,
+            pod_ip: stored.pod_ip,
+            pod_ips: stored.pod_ips,
+            ..core::PodStatus::default()
+        };
+    }
+
+    /// Runs until the pod is finished.
+    pub(crate) async fn run(mut self) -> PodIdentity {
+        let mut images = self.context.images_changed.subscribe();
+        loop {
+            let input = self.input.borrow_and_update().clone();
+            if input.intent == Intent::Remove {
+                self.stopping_since.get_or_insert_with(Instant::now);
+            }
+            let touched = self.bell.take();
+            self.seen.retain(|id, _| !touched.contains(id));
+            let step = match self.observe().await {
+                Ok(observed) => self.step(&input, &observed).await,
+                Err(error) => {
+                    tracing::debug!(pod = %self.identity, %error, "the runtime cannot be asked");
+                    Step::Wait(Some(self.later("observe")))
+                }
+            };
+            match step {
+                Step::Again => {}
+                Step::Done => return self.identity,
+                Step::Wait(after) => {
+                    let image_wanted = self.waiting.values().any(|waiting| IMAGE_REASONS.contains(&waiting.reason.as_str()));
+                    tokio::select! {
+                        changed = self.input.changed() => if changed.is_err() { return self.identity },
+                        () = self.bell.rung.notified() => {}
+                        () = sleep(after) => {}
+                        Ok(()) = images.changed(), if image_wanted => self.images_changed(),
+                    }
+                }
+            }
+            if !self.waiting.values().any(|waiting| IMAGE_REASONS.contains(&waiting.reason.as_str())) {
+                images.mark_unchanged();
+            }
+        }
+    }
+
+    /// An import or another pod's pull may have brought what was missing: look at once.
+    fn images_changed(&mut self) {
+        for (name, waiting) in &self.waiting {
+            if IMAGE_REASONS.contains(&waiting.reason.as_str()) {
+                self.memory.not_before.remove(name);
+            }
+        }
+    }
+
+    /// The wait before the next try of a kind of step; it doubles.
+    fn later(&mut self, kind: &str) -> Duration {
+        let delay = self.failures.get(kind).map_or(RETRY_FIRST, |last| (*last * 2).min(RETRY_LONGEST));
+        self.failures.insert(kind.to_owned(), delay);
+        delay
+    }
+
+    fn hold(&mut self, kind: &str) {
+        let delay = self.later(kind);
+        self.memory.not_before.insert(kind.to_owned(), Instant::now() + delay);
+    }
+
+    fn worked(&mut self, kind: &str) {
+        self.failures.remove(kind);
+        self.memory.not_before.remove(kind);
+    }
+
+    async fn observe(&mut self) -> Result<Observed, RuntimeError> {
+        let runtime = self.context.runtime.clone();
+        let uid = self.identity.uid.clone();
+        let (sandboxes, containers) = futures::join!(runtime.sandboxes(Some(&uid)), runtime.containers(Some(&uid)));
+        let (listed_sandboxes, listed_containers) = (sandboxes?, containers?);
+        self.failures.remove("observe");
+        let mut sandboxes = Vec::new();
+        for listed in &listed_sandboxes {
+            let mut sandbox = observed::sandbox(listed, None);
+            if sandbox.ready {
+                if !self.sandbox_ips.contains_key(&sandbox.id) {
+                    let status = runtime.sandbox_status(&sandbox.id).await?;
+                    self.sandbox_ips.insert(sandbox.id.clone(), observed::sandbox(listed, Some(&status)).ips);
+                }
+                sandbox.ips = self.sandbox_ips.get(&sandbox.id).cloned().unwrap_or_default();
+            }
+            sandboxes.push(sandbox);
+        }
+        self.sandbox_ips.retain(|id, _| sandboxes.iter().any(|sandbox| sandbox.id == *id));
+        let mut containers = Vec::new();
+        for listed in &listed_containers {
+            containers.push(self.observe_container(listed).await?);
+        }
+        self.seen.retain(|id, _| containers.iter().any(|container| container.id == *id));
+        let now = Instant::now();
+        for ended in containers.iter().filter(|container| container.state == State::Exited) {
+            self.memory.exits.entry(ended.id.clone()).or_insert(now);
+        }
+        self.memory.exits.retain(|id, _| containers.iter().any(|container| container.id == *id));
+        self.memory.stopped.retain(|id| sandboxes.iter().any(|sandbox| sandbox.id == *id));
+        let observed = Observed::new(sandboxes, containers);
+        // What leaves the runtime's records with its sandbox stays in memory.
+        for container in observed.containers.iter().rev().filter(|container| container.state != State::Created) {
+            let known = self.memory.attempts.entry(container.name.clone()).or_default();
+            *known = container.attempt.max(*known);
+            let history = self.history.entry(container.name.clone()).or_default();
+            if container.attempt >= history.restart_count {
+                history.restart_count = container.attempt;
+                history.image = (container.image.clone(), container.image_id.clone());
+                if container.state == State::Exited {
+                    history.last = Some(status::terminated(container));
+                }
+            }
+        }
+        Ok(observed)
+    }
+
+    async fn observe_container(&mut self, listed: &k8s_cri::v1::Container) -> Result<Container, RuntimeError> {
+        let now = Instant::now();
+        if let Some(known) = self.seen.get(&listed.id) {
+            let settled = self.memory.exits.get(&listed.id).is_none_or(|since| now.duration_since(*since) > SETTLING);
+            let same = match known.state {
+                State::Created => listed.state() == k8s_cri::v1::ContainerState::ContainerCreated,
+                State::Running => listed.state() == k8s_cri::v1::ContainerState::ContainerRunning,
+                State::Exited => listed.state() == k8s_cri::v1::ContainerState::ContainerExited && settled,
+                State::Unknown => false,
+            };
+            if same {
+                return Ok(known.clone());
+            }
+        }
+        let answer = self.context.runtime.container_status(&listed.id).await?;
+        let mut container = observed::container(listed, &answer);
+        if container.state == State::Exited {
+            let directories = &self.context.directories;
+            let file = directories.termination_message(&self.identity.uid, &container.name, container.attempt);
+            let log = directories.container_log(&self.identity, &container.name, container.attempt);
+            let policy = listed.annotations.get(label::TERMINATION_MESSAGE_POLICY).map_or("File", String::as_str).to_owned();
+            let (exit_code, runtime) = (container.exit_code, container.message.clone());
+            let read = move || termination::message(&file, &policy, &log, exit_code, &runtime);
+            if let Ok(message) = tokio::task::spawn_blocking(read).await {
+                container.message = message;
+            }
+        }
+        self.seen.insert(container.id.clone(), container.clone());
+        Ok(container)
+    }
+
+    async fn step(&mut self, input: &Input, observed: &Observed) -> Step {
+        let mut volumes_ready = true;
+        if input.intent == Intent::Run && self.volumes_of != Some(input.version) {
+            volumes_ready = self.prepare_volumes(input, observed).await;
+        }
+        let now = Instant::now();
+        let mut plan = plan(&Situation {
+            pod: &input.pod,
+            intent: input.intent,
+            observed,
+            memory: &self.memory,
+            volumes_ready,
+            now,
+        });
+        if !volumes_ready && let Some(at) = self.memory.not_before.get("volumes") {
+            let wait = at.saturating_duration_since(now);
+            plan.wake_after = Some(plan.wake_after.map_or(wait, |present| present.min(wait)));
+        }
+        self.note_waiting(input, observed, &plan);
+        self.tell(input, observed);
+        if plan.actions.is_empty() {
+            return Step::Wait(plan.wake_after);
+        }
+        if self.repeated(&plan.actions) {
+            // Steps that change nothing would be repeated for ever at full speed.
+            return Step::Wait(Some(self.later("repeat")));
+        }
+        for action in &plan.actions {
+            match self.apply(input, observed, action).await {
+                Applied::Next => {}
+                Applied::Look => return Step::Again,
+                Applied::Done => return Step::Done,
+            }
+            // A new wish counts before the rest of an old plan.
+            if self.input.has_changed().unwrap_or(true) {
+                break;
+            }
+        }
+        Step::Again
+    }
+
+    /// Whether these very steps have been done several times in a row.
+    fn repeated(&mut self, actions: &[Action]) -> bool {
+        if self.last_actions.0 == actions {
+            self.last_actions.1 += 1;
+        } else {
+            self.last_actions = (actions.to_vec(), 0);
+            self.failures.remove("repeat");
+        }
+        self.last_actions.1 > MOST_REPEATS
+    }
+
+    async fn prepare_volumes(&mut self, input: &Input, observed: &Observed) -> bool {
+        let now = Instant::now();
+        if self.memory.not_before.get("volumes").is_some_and(|at| *at > now) && self.volumes_tried == Some(input.version) {
+            return false;
+        }
+        let (context, pod, desired) = (self.context.clone(), input.pod.clone(), input.desired.clone());
+        let node = self.context.node.borrow().clone();
+        let pod_ips = observed.ready_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let lookup = Lookup { pod: &pod, desired: &desired, node: &node, pod_ips: &pod_ips };
+            volumes::prepare(&context.directories, &lookup).map_err(|error| error.to_string())
+        });
+        match prepared.await.unwrap_or_else(|_| Err("preparing the volumes failed".into())) {
+            Ok(volumes) => {
+                self.volumes = Arc::new(volumes);
+                self.volumes_of = Some(input.version);
+                self.worked("volumes");
+                true
+            }
+            Err(message) => {
+                self.context.recorder.pod(&self.identity, Severity::Warning, "FailedMount", message);
+                self.volumes_tried = Some(input.version);
+                self.hold("volumes");
+                false
+            }
+        }
+    }
+
+    /// Keeps the reasons why containers wait in step with what is there, and says the event of a new back-off.
+    fn note_waiting(&mut self, input: &Input, observed: &Observed, plan: &Plan) {
+        let running = |name: &str| observed.latest(name).is_some_and(|found| found.state == State::Running);
+        self.waiting.retain(|name, _| !running(name));
+        let empty = core::PodSpec::default();
+        let spec = input.pod.spec.as_ref().unwrap_or(&empty);
+        for (name, waiting) in &plan.crashing {
+            let old = self.waiting.insert(name.clone(), waiting.clone());
+            if old.as_ref() != Some(waiting) {
+                let message = format!("Back-off restarting failed container {name} in pod {}", self.identity);
+                let field = start::field_path(spec, name);
+                self.context.recorder.container(&self.identity, &field, Severity::Warning, "BackOff", message);
+            }
+        }
+        // A container that ended and is about to start again is not "waiting"; it shows how it ended.
+        self.waiting.retain(|name, waiting| waiting.reason != "CrashLoopBackOff" || plan.crashing.contains_key(name));
+    }
+
+    /// Works out the status and leaves it where others look.
+    fn tell(&mut self, input: &Input, observed: &Observed) {
+        let idle = !observed.containers.iter().any(|container| container.state == State::Running);
+        let has_records = !observed.containers.is_empty() || !observed.sandboxes.is_empty();
+        let over = idle && input.intent != Intent::Run;
+        // Once the records are being removed there is nothing new to say of a pod.
+        if input.intent == Intent::Run || has_records {
+            let node = self.context.node.borrow().clone();
+            let status = status::status(&Facts {
+                pod: &input.pod,
+                observed,
+                waiting: &self.waiting,
+                history: &self.history,
+                previous: &self.previous,
+                host_ips: &node.addresses,
+                over,
+                now: Timestamp::now(),
+            });
+            if input.intent != Intent::Remove || input.confirm {
+                self.context.statuses.set(&self.identity, &status);
+            }
+            self.previous = status;
+        }
+        let failing = self.waiting.values().any(|waiting| !matches!(waiting.reason.as_str(), "ContainerCreating" | "PodInitializing"))
+            || !self.failures.is_empty();
+        let wanted = input.pod.spec.as_ref().map_or(0, |spec| spec.containers.len());
+        let running = self.previous.container_statuses.iter().flatten().filter(|status| status.ready).count();
+        let condition = match input.intent {
+            Intent::Run if failing => Condition::Failing,
+            Intent::Run if running == wanted => Condition::Running,
+            _ => Condition::Quiet,
+        };
+        let seen = Seen { pod: input.pod.clone(), observed: Arc::new(observed.clone()), condition };
+        self.context.registry.set(&self.identity, seen);
+    }
+
+    async fn apply(&mut self, input: &Input, observed: &Observed, action: &Action) -> Applied {
+        let runtime = self.context.runtime.clone();
+        match action {
+            Action::StopContainers(stops) => {
+                self.stop_containers(input, stops).await;
+                Applied::Look
+            }
+            Action::RemoveContainer(id) => self.simple("sandbox", runtime.remove_container(id).await),
+            Action::StopSandbox(id) => {
+                let result = runtime.stop_sandbox(id).await;
+                if result.is_ok() {
+                    self.memory.stopped.insert(id.clone());
+                }
+                self.simple("sandbox", result)
+            }
+            Action::RemoveSandbox(id) => self.simple("sandbox", runtime.remove_sandbox(id).await),
+            Action::RunSandbox(attempt) => {
+                self.warn_of_fields(&input.pod);
+                let made = start::sandbox(&self.context, &input.pod, *attempt).await;
+                match made {
+                    Ok(_) => self.worked("sandbox"),
+                    Err(error) => {
+                        let message = format!("Failed to create pod sandbox: {error}");
+                        self.context.recorder.pod(&self.identity, Severity::Warning, "FailedCreatePodSandBox", message);
+                        self.hold("sandbox");
+                    }
+                }
+                Applied::Look
+            }
+            Action::StartContainer { sandbox, name, attempt, replaces } => {
+                self.start_container(input, observed, sandbox, name, *attempt, replaces.as_deref()).await;
+                Applied::Next
+            }
+            Action::Finish => self.finish(input).await,
+        }
+    }
+
+    fn simple(&mut self, kind: &str, result: Result<(), RuntimeError>) -> Applied {
+        match result {
+            Ok(()) => {
+                self.worked(kind);
+                Applied::Next
+            }
+            Err(error) => {
+                tracing::warn!(pod = %self.identity, %error, "a step failed, it is tried again");
+                if kind == "sandbox" && self.stopping_since.is_some() {
+                    self.context.recorder.pod(
+                        &self.identity,
+                        Severity::Warning,
+                        "FailedKillPod",
+                        format!("error killing pod: {error}"),
+                    );
+                }
+                self.hold(kind);
+                Applied::Look
+            }
+        }
+    }
+
+    fn warn_of_fields(&mut self, pod: &core::Pod) {
+        if std::mem::replace(&mut self.warned_fields, true) {
+            return;
+        }
+        let fields = serde_json::to_value(pod).map(|pod| minidc_api::unsupported::pod_fields_not_acted_on(&pod)).unwrap_or_default();
+        if !fields.is_empty() {
+            self.context.recorder.pod(&self.identity, Severity::Warning, "FieldNotActedOn", fields.join("; "));
+        }
+    }
+
+    async fn start_container(
+        &mut self,
+        input: &Input,
+        observed: &Observed,
+        sandbox: &str,
+        name: &str,
+        attempt: u32,
+        replaces: Option<&str>,
+    ) {
+        let Some(spec) = &input.pod.spec else { return };
+        let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let Some(container) = all.find(|container| container.name == name) else { return };
+        let node = self.context.node.borrow().clone();
+        let ready = observed.ready_sandbox();
+        let around = start::Surroundings {
+            pod: &input.pod,
+            desired: &input.desired,
+            node: &node,
+            pod_ips: ready.map(|sandbox| sandbox.ips.as_slice()).unwrap_or_default(),
+            volumes: &self.volumes,
+            sandbox,
+            sandbox_attempt: ready.map_or(0, |sandbox| sandbox.attempt),
+        };
+        let context = self.context.clone();
+        let (mut pulls, mut wishes) = (std::mem::take(&mut self.pulls), self.input.clone());
+        let version = input.version;
+        let outcome = tokio::select! {
+            outcome = start::container(&context, &around, container, attempt, &mut pulls) => Some(outcome),
+            // A pull may take long; a pod that is to go does not wait for it.
+            _ = wishes.wait_for(|wish| wish.version != version && wish.intent != Intent::Run) => None,
+        };
+        self.pulls = pulls;
+        let Some(outcome) = outcome else { return };
+        let now = Instant::now();
+        // Counted as a try whether it worked or not, but an image that is missing has back-off of its own.
+        let image_missing = outcome.as_ref().is_err_and(|waiting| IMAGE_REASONS.contains(&waiting.reason.as_str()));
+        if let Some(ended) = replaces.filter(|_| !image_missing).map(|id| self.memory.exits.get(id).copied().unwrap_or(now)) {
+            self.memory.crashes.next(name, ended, now);
+        }
+        match outcome {
+            Ok(()) => {
+                self.waiting.remove(name);
+                self.worked(name);
+            }
+            Err(waiting) => {
+                let back_off = waiting.reason == "ImagePullBackOff";
+                self.waiting.insert(name.to_owned(), waiting);
+                let image = container.image.as_deref().unwrap_or_default();
+                let wait = self.pulls.back_off.updated(image).filter(|_| back_off);
+                match wait.and_then(|last| self.pulls.back_off.remaining(image, last, now)) {
+                    Some(wait) => {
+                        self.memory.not_before.insert(name.to_owned(), now + wait);
+                    }
+                    None => self.hold(name),
+                }
+            }
+        }
+    }
+
+    /// How long containers may still take to end.
+    fn grace_left(&self, input: &Input) -> i64 {
+        let grace = sandbox::grace_period(&input.pod);
+        let spent = self.stopping_since.map_or(0, |since| i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX));
+        grace.saturating_sub(spent).max(LEAST_GRACE)
+    }
+
+    async fn stop_containers(&mut self, input: &Input, stops: &[Stop]) {
+        let empty = core::PodSpec::default();
+        let spec = input.pod.spec.as_ref().unwrap_or(&empty);
+        for stop in stops {
+            if self.killing.insert(stop.id.clone()) {
+                let field = start::field_path(spec, &stop.name);
+                self.context.recorder.container(&self.identity, &field, Severity::Normal, "Killing", stop.message.clone());
+            }
+        }
+        let seconds = self.grace_left(input);
+        let runtime = self.context.runtime.clone();
+        let stopping = join_all(stops.iter().map(|stop| runtime.stop_container(&stop.id, seconds)));
+        let mut wishes = self.input.clone();
+        let sooner = async {
+            // Somebody lost patience: ask again with what is left.
+            let _ = wishes.wait_for(|wish| sandbox::grace_period(&wish.pod) < sandbox::grace_period(&input.pod)).await;
+        };
+        tokio::select! {
+            results = stopping => {
+                if let Some(error) = results.into_iter().find_map(Result::err) {
+                    tracing::warn!(pod = %self.identity, %error, "cannot stop a container, it is tried again");
+                    let delay = self.later("stop");
+                    tokio::time::sleep(delay).await;
+                } else {
+                    self.failures.remove("stop");
+                }
+            }
+            () = sooner => {}
+        }
+        self.killing.retain(|id| stops.iter().any(|stop| stop.id == *id));
+    }
+
+    async fn finish(&mut self, input: &Input) -> Applied {
+        let (context, identity) = (self.context.clone(), self.identity.clone());
+        let cleaned = tokio::task::spawn_blocking(move || {
+            volumes::clean_up(&context.directories, &identity)?;
+            context.cgroups.remove(&identity);
+            match std::fs::remove_dir_all(context.directories.pod_logs(&identity)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        });
+        if let Ok(Err(error)) = cleaned.await {
+            tracing::warn!(pod = %self.identity, %error, "cannot remove the files of a pod, it is tried again");
+            let delay = self.later("finish");
+            tokio::time::sleep(delay).await;
+            return Applied::Look;
+        }
+        self.context.registry.remove(&self.identity);
+        if input.confirm {
+            self.context.statuses.confirm(&self.identity);
+        } else {
+            self.context.statuses.forget(&self.identity);
+        }
+        Applied::Done
+    }
+}
+
+async fn sleep(after: Option<Duration>) {
+    match after {
+        Some(after) => tokio::time::sleep(after).await,
+        None => std::future::pending().await,
+    }
+}
+
+enum Step {
+    Again,
+    Wait(Option<Duration>),
+    Done,
+}
+
+enum Applied {
+    /// Go on with the plan.
+    Next,
+    /// Look again before anything else.
+    Look,
+    /// The pod is finished.
+    Done,
+}
