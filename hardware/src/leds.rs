@@ -213,7 +213,7 @@ fn remove_file(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{FakeGpio, History, Refusal, Stage};
+    use crate::{FakeGpio, History, Pattern, Refusal, Stage};
 
     struct Running {
         health: watch::Sender<NodeHealth>,
@@ -277,16 +277,15 @@ mod tests {
         assert!(!node.directory.path().join("leds.json").exists());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn steady_state_has_no_edges_and_no_wake_ups() {
-        let node = start(Stage::Connected);
-        node.settle().await;
-        let before = node.history.edges().len();
-        // With the clock paused, an hour passes at once unless a timer of the driver is due.
-        let start = Instant::now();
-        tokio::time::sleep(Duration::from_secs(3600)).await;
-        assert_eq!(start.elapsed().as_secs(), 3600);
-        assert_eq!(node.history.edges().len(), before);
+    #[test]
+    fn steady_state_asks_for_no_wake_up_and_a_blinking_one_for_its_edges() {
+        let gpio = FakeGpio::new(None).unwrap();
+        let mut leds = Leds::new(Box::new(gpio), Board::virtual_pi().unwrap(), None);
+        for state in [State::Ready, State::Working, State::RuntimeDown] {
+            assert_eq!(leds.show(state, Duration::from_secs(7)), None, "{state}");
+        }
+        let edge = leds.show(State::Searching, Duration::from_millis(2300));
+        assert_eq!(edge, Some(Duration::from_millis(700)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -317,6 +316,4 @@ mod tests {
         assert_eq!(node.history.level(27), Some(false), "the blink went on");
         assert_eq!(node.report().since, since);
     }
-
-    use crate::Pattern;
 }

@@ -84,6 +84,25 @@ pub fn legend() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Board, LedName};
+
+    #[test]
+    fn readme_shows_the_legend_and_the_pins_as_they_are() {
+        let readme = include_str!("../README.md");
+        assert!(
+            readme.contains(&legend()),
+            "hardware/README.md is to hold this table:\n{}",
+            legend()
+        );
+        for board in Board::all().unwrap() {
+            for name in LedName::ALL {
+                let led = board.led(name);
+                let row = format!("| {} | {} | {} | {} |\n", name.as_str(), led.colour, led.gpio, led.pin);
+                assert!(readme.contains(&row), "{}: {row}", board.name);
+            }
+            assert!(readme.contains(&format!("| ground | | | {} |", board.ground)));
+        }
+    }
 
     #[test]
     fn legend_has_a_row_for_every_state() {

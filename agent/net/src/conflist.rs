@@ -49,7 +49,8 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<bool, Error> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        // containerd reads *.conflist, *.conf and *.json only: the unfinished file is not seen.
+        // containerd reads *.conflist, *.conf and *.json only: the unfinished file is not seen. It lies in the same
+        // directory, since containerd reads again when a file is renamed within it, but not when one is moved into it.
         let fresh = path.with_extension("new");
         fs::write(&fresh, text)?;
         fs::File::open(&fresh)?.sync_all()?;

@@ -17,7 +17,9 @@ use minidc_net::{Config, Network, NetworkState, Peer, Peers, ROUTE_PROTOCOL, Rea
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-const TESTS: [(&str, fn(Node) -> Result<()>); 5] = [
+type Test = fn(&mut Node) -> Result<()>;
+
+const TESTS: [(&str, Test); 5] = [
     (
         "node_gets_routes_a_cni_configuration_and_a_way_out",
         node_gets_routes_a_cni_configuration_and_a_way_out,
@@ -47,7 +49,7 @@ fn main() -> Result<()> {
             .iter()
             .find(|(name, _)| *name == arguments[2])
             .context("no such test")?;
-        return test(Node::start()?);
+        return test(&mut Node::start()?);
     }
     let trials = TESTS
         .iter()
@@ -188,7 +190,7 @@ const PEERS: [(&str, &str, &str); 2] = [
 ];
 const OWN: Option<&str> = Some("100.64.0.0/24");
 
-fn node_gets_routes_a_cni_configuration_and_a_way_out(node: Node) -> Result<()> {
+fn node_gets_routes_a_cni_configuration_and_a_way_out(node: &mut Node) -> Result<()> {
     ensure!(!node.state.borrow().ready);
     node.tell(true, OWN, &PEERS)?;
     wait_for("the node to be ready", || Ok(node.state.borrow().ready))?;
@@ -204,12 +206,12 @@ fn node_gets_routes_a_cni_configuration_and_a_way_out(node: Node) -> Result<()> 
     ensure!(rules.contains("ip daddr != 100.64.0.0/16"), "{rules}");
     // Pods go on without the agent.
     node.shutdown.cancel();
-    node.runtime.block_on(node.task)??;
+    node.runtime.block_on(&mut node.task)??;
     ensure!(routes()? == ROUTES && node.conflist.exists());
     run("nft", &["list", "table", "ip", "minidc"]).map(drop)
 }
 
-fn routes_follow_the_cluster_and_others_are_left_alone(node: Node) -> Result<()> {
+fn routes_follow_the_cluster_and_others_are_left_alone(node: &mut Node) -> Result<()> {
     ip("route add 100.64.77.0/24 via 10.9.0.7")?;
     run("nft", &["add", "table", "ip", "other"])?;
     node.tell(true, OWN, &PEERS)?;
@@ -230,7 +232,7 @@ fn routes_follow_the_cluster_and_others_are_left_alone(node: Node) -> Result<()>
     Ok(())
 }
 
-fn routes_come_back_after_the_cable_was_out(node: Node) -> Result<()> {
+fn routes_come_back_after_the_cable_was_out(node: &mut Node) -> Result<()> {
     node.tell(true, OWN, &PEERS)?;
     wait_for("the routes", || Ok(routes()? == ROUTES))?;
     ip("link set eth0 down")?;
@@ -250,7 +252,7 @@ fn routes_come_back_after_the_cable_was_out(node: Node) -> Result<()> {
     })
 }
 
-fn trouble_is_reported_with_its_reason(node: Node) -> Result<()> {
+fn trouble_is_reported_with_its_reason(node: &mut Node) -> Result<()> {
     node.tell(true, None, &PEERS)?;
     wait_for("the missing range", || Ok(node.reasons() == [Reason::NoPodRange]))?;
     ensure!(!node.state.borrow().ready && !node.conflist.exists());
@@ -267,7 +269,7 @@ fn trouble_is_reported_with_its_reason(node: Node) -> Result<()> {
     wait_for("the end of the overlap", || Ok(node.reasons().is_empty()))
 }
 
-fn refused_change_is_reported_and_tried_again(node: Node) -> Result<()> {
+fn refused_change_is_reported_and_tried_again(node: &mut Node) -> Result<()> {
     // A file where the directory ought to be.
     let directory = node.conflist.parent().context("no parent")?;
     fs::write(directory, "")?;

@@ -10,13 +10,13 @@
 //! # A virtual Pi
 //! - Its root file system is an overlay over the host's: it sees the host's programs, and what it writes stays with it, also
 //!   over a power cut. Data that is written much lies in plain directories on the host's disk ([`Rack::node_path`]).
-//! - Process 1 is [`init`] of this crate, run as `minidc rack init SPEC`. It mounts, writes the configuration, starts the
+//! - Process 1 is [`init()`] of this crate, run as `minidc rack init SPEC`. It mounts, writes the configuration, starts the
 //!   daemons in order and starts them again when they end, as systemd does on a Pi.
 //! - [`Rack::unplug`] is a power cut: the link goes down, and everything dies at once without a word to anybody.
 //!   [`Rack::plug`] boots it again with what was on its disk.
 //! - The nodes of a rack have addresses 10.77.K.1, .2, …; the host is 10.77.K.253. K differs between racks on one host.
 //!
-//! Everything here blocks: call it from a thread that may wait (`spawn_blocking`), and [`init`] outside of any runtime.
+//! Everything here blocks: call it from a thread that may wait (`spawn_blocking`), and [`init()`] outside of any runtime.
 //!
 //! # Current limitations
 //! - Runs as root only, with Debian's paths (`/usr/lib/cni`).
@@ -27,7 +27,7 @@
 
 mod cgroups;
 mod error;
-pub mod init;
+mod init;
 mod leds;
 mod lifecycle;
 mod locks;

@@ -199,7 +199,9 @@ fn launch(rack: &Rack, index: u32) -> Result<ChildStdout, Error> {
     let (before, after) = cgroups::join_files(rack.name(), &name)?;
     let namespace = network::namespace_file(&names::node_namespace(rack.name(), index));
     let mut command = Command::new("setsid");
-    command.args(["--fork", "sh", "-c", ENTER, "sh"]).args(before).arg("--");
+    // Signals that somebody ignores who starts a rack in the background are not to be ignored inside.
+    command.args(["--fork", "env", "--default-signal"]);
+    command.args(["sh", "-c", ENTER, "sh"]).args(before).arg("--");
     // Not `ip netns exec`: it mounts another /sys, without cgroups.
     command.arg("nsenter").arg(format!("--net={namespace}")).arg("--");
     // The cgroup namespace is rooted where the process is, so it comes after joining, and in version 2 before moving on.

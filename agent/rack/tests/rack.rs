@@ -18,6 +18,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::{Arguments, Trial};
 use minidc_rack::{Error, Lines, NodeSpec, PodRoute, Power, Rack, Role, Signal, Up, UpOptions};
 
+type Test = fn() -> Result<()>;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
@@ -31,7 +33,7 @@ fn main() {
             thread::park();
         },
         _ => {
-            let tests: [(&str, fn() -> Result<()>); 10] = [
+            let tests: [(&str, Test); 10] = [
                 (
                     "rack_comes_up_and_nothing_is_left_of_it",
                     rack_comes_up_and_nothing_is_left_of_it,
