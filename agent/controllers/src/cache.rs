@@ -315,3 +315,6 @@ impl<K: Stored> Objects for Cache<K> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -242,3 +242,13 @@ impl Stored for Namespace {
         &self.metadata
     }
 }
+
+/// An object from JSON, as if it had come from the API.
+#[cfg(test)]
+pub(crate) fn from_json<K: Stored>(value: serde_json::Value) -> std::sync::Arc<K> {
+    let wire: Wire<K::Spec, K::Status> = serde_json::from_value(value).unwrap();
+    std::sync::Arc::new(K::from_wire(wire))
+}
+
+#[cfg(test)]
+mod tests;

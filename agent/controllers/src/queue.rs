@@ -101,7 +101,7 @@ impl<K: Clone + Eq + Hash + Ord + Display> Queue<K> {
             }
             Err(error) => {
                 let failures = state.failures.entry(key.clone()).or_default();
-                let pause = PAUSE.0.saturating_mul(1 << (*failures).min(14)).min(PAUSE.1);
+                let pause = pause_after(*failures);
                 *failures = failures.saturating_add(1);
                 // Conflicts are how two writers find out about each other; anything else deserves a line once it persists.
                 if error.is_conflict() || *failures < 4 {
@@ -151,6 +151,11 @@ impl<K: Clone + Eq + Hash + Ord + Display> Queue<K> {
     }
 }
 
+/// How long to wait after so many failures in a row before this one.
+fn pause_after(failures: u32) -> Duration {
+    PAUSE.0.saturating_mul(1 << failures.min(14)).min(PAUSE.1)
+}
+
 impl<K: Clone + Eq + Hash + Ord> State<K> {
     fn want(&mut self, key: K) {
         if self.wanted.insert(key.clone()) && !self.running.contains(&key) {
@@ -170,3 +175,6 @@ impl<K: Clone + Eq + Hash + Ord> State<K> {
         self.delayed.insert((due, self.serial), key);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,8 @@ const WORKERS: usize = 8;
 const BURST: usize = 500;
 /// Size of the first batch of pods, doubled while creation works (`controller.SlowStartInitialBatchSize`).
 const FIRST_BATCH: usize = 1;
+/// Most requests under way at once for one set: enough for the store to gather writes, little enough for one user.
+const AT_ONCE: usize = 32;
 /// After so long an expectation is given up (`controller.ExpectationsTimeout`).
 const EXPECTATION_LIMIT: Duration = Duration::from_secs(300);
 /// When to look again if the cache does not show an own write yet; its arrival wakes the controller sooner.
@@ -271,7 +273,7 @@ impl ReplicaSets {
                 return Err(error);
             }
             left -= size;
-            batch = size * 2;
+            batch = (size * 2).min(AT_ONCE);
         }
         Ok(())
     }
@@ -286,12 +288,15 @@ impl ReplicaSets {
                 .deleted
                 .extend(pods.iter().map(|pod| pod.metadata.uid.clone()));
         });
-        let outcomes = join_all(pods.iter().map(|pod| async move {
-            self.requests
-                .delete(&PODS.path_of(&pod.metadata.key), Deletion::of(&pod.metadata))
-                .await
-        }))
-        .await;
+        let mut outcomes = Vec::with_capacity(pods.len());
+        for some in pods.chunks(AT_ONCE) {
+            let work = some.iter().map(|pod| async move {
+                self.requests
+                    .delete(&PODS.path_of(&pod.metadata.key), Deletion::of(&pod.metadata))
+                    .await
+            });
+            outcomes.extend(join_all(work).await);
+        }
         let mut failed = None;
         for (pod, outcome) in pods.iter().zip(outcomes) {
             match outcome {

@@ -273,3 +273,6 @@ fn surplus_history(deployment: &Deployment, old: &[Arc<ReplicaSet>]) -> Vec<Arc<
         .cloned()
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

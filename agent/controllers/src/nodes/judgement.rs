@@ -149,3 +149,6 @@ pub(crate) fn stay(taints: &[Taint], tolerations: &[Toleration]) -> Stay {
     }
     shortest
 }
+
+#[cfg(test)]
+mod tests;

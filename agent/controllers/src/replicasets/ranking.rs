@@ -71,3 +71,6 @@ fn magnitude(since: Timestamp, now: Timestamp) -> u32 {
         .checked_ilog2()
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,3 +93,100 @@ pub(crate) fn pod_from_template(set: &ReplicaSet, owner: &crate::objects::Owner)
     metadata.insert("ownerReferences".into(), serde_json::json!([owner]));
     serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"].take()})
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::objects::{Owner, REPLICA_SETS, from_json};
+
+    fn set(min_ready: i32, conditions: Value) -> Arc<ReplicaSet> {
+        from_json(json!({
+            "metadata": {"name": "web", "namespace": "default", "uid": "r", "generation": 4},
+            "spec": {
+                "replicas": 3,
+                "minReadySeconds": min_ready,
+                "template": {
+                    "metadata": {"labels": {"app": "web"}, "annotations": {"a": "b"}},
+                    "spec": {"containers": [{"name": "c"}]},
+                },
+            },
+            "status": {"replicas": 0, "conditions": conditions},
+        }))
+    }
+
+    fn pod(app: &str, ready_since: Option<&str>) -> Arc<Pod> {
+        let ready: Vec<Value> = ready_since
+            .map(|since| json!({"type": "Ready", "status": "True", "lastTransitionTime": since}))
+            .into_iter()
+            .collect();
+        from_json(json!({"metadata": {"labels": {"app": app}}, "status": {"conditions": ready}}))
+    }
+
+    #[test]
+    fn pods_are_counted_and_waiting_ones_looked_at_again() {
+        let now = "2026-01-01T00:01:00Z".parse().unwrap();
+        let pods = [
+            pod("web", Some("2026-01-01T00:00:00Z")),
+            pod("web", Some("2026-01-01T00:00:55Z")),
+            pod("other", Some("2026-01-01T00:00:40Z")),
+            pod("web", None),
+        ];
+        let (status, again) = status(&set(30, json!([])), &pods, None, now);
+        assert_eq!((status.replicas, status.fully_labeled_replicas), (4, 3));
+        assert_eq!(
+            (
+                status.ready_replicas,
+                status.available_replicas,
+                status.observed_generation
+            ),
+            (3, 1, 4)
+        );
+        assert_eq!(again, Some(Duration::from_secs(10)));
+        let (status, again) = super::status(&set(0, json!([])), &pods, None, now);
+        assert_eq!((status.available_replicas, again), (3, None));
+    }
+
+    #[test]
+    fn failure_is_a_condition_until_it_is_over() {
+        let now = "2026-01-01T00:01:00Z".parse().unwrap();
+        let failing = status(&set(0, json!([])), &[], Some(("FailedCreate", "no room".into())), now).0;
+        assert_eq!(failing.conditions[0].reason.as_deref(), Some("FailedCreate"));
+        let known = json!(failing.conditions);
+        let later = "2026-01-01T00:05:00Z".parse().unwrap();
+        let still = status(
+            &set(0, known.clone()),
+            &[],
+            Some(("FailedCreate", "still".into())),
+            later,
+        )
+        .0;
+        assert_eq!(still.conditions, failing.conditions);
+        assert!(status(&set(0, known), &[], None, later).0.conditions.is_empty());
+    }
+
+    #[test]
+    fn a_pod_is_its_template_with_name_and_owner() {
+        let set = set(0, json!([]));
+        let pod = pod_from_template(&set, &Owner::controller(&REPLICA_SETS, &set.metadata));
+        assert_eq!(
+            pod,
+            json!({
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "generateName": "web-",
+                    "namespace": "default",
+                    "labels": {"app": "web"},
+                    "annotations": {"a": "b"},
+                    "ownerReferences": [{
+                        "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "r",
+                        "controller": true, "blockOwnerDeletion": true,
+                    }],
+                },
+                "spec": {"containers": [{"name": "c"}]},
+            })
+        );
+    }
+}

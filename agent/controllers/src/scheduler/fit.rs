@@ -294,3 +294,6 @@ pub(crate) fn choose(pod: &Pod, cluster: &Cluster) -> Result<Arc<str>, Refusal> 
     best.map(|(_, place)| Arc::clone(&place.node.metadata.key.name))
         .ok_or(refusal)
 }
+
+#[cfg(test)]
+mod tests;
