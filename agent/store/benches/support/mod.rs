@@ -59,15 +59,6 @@ pub(crate) fn device_bytes(directory: &Path) -> u64 {
         * 512
 }
 
-pub(crate) fn process_bytes() -> u64 {
-    let io = fs::read_to_string("/proc/self/io").expect("process counters");
-    let line = io
-        .lines()
-        .find_map(|line| line.strip_prefix("write_bytes: "))
-        .expect("write_bytes");
-    line.parse().expect("a number")
-}
-
 pub(crate) fn status(name: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("process status");
     let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");

@@ -13,7 +13,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path, time::Instant};
 
-use support::{Random, device_bytes, key, process_bytes, status, value};
+use support::{Random, device_bytes, key, status, value};
 
 #[path = "../../benches/support/mod.rs"]
 mod support;
@@ -41,10 +41,7 @@ fn main() {
     let mut times = Vec::new();
     let mut random = Random(1);
     for round in 1..=commits {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        let object = (random >> 33) % OBJECTS;
+        let object = random.below(OBJECTS);
         let (key, value) = (key(object), value(object, round));
         let start = Instant::now();
         engine.commit(&key, value);
@@ -65,6 +62,15 @@ fn main() {
         memory as f64 / 1024.0,
         size(&directory) as f64 / f64::from(1 << 20),
     );
+}
+
+fn process_bytes() -> u64 {
+    let io = fs::read_to_string("/proc/self/io").expect("process counters");
+    let line = io
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes: "))
+        .expect("write_bytes");
+    line.parse().expect("a number")
 }
 
 fn size(directory: &Path) -> u64 {
