@@ -1,6 +1,6 @@
 //! The addresses this machine has now.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 
 /// Interfaces whose addresses mean nothing to other machines.
 fn is_inner(name: &str) -> bool {
@@ -35,19 +35,6 @@ pub(crate) fn own() -> Vec<IpAddr> {
     found
 }
 
-/// The own address that packets to `peer` leave from.
-pub(crate) fn towards(peer: SocketAddr) -> Option<IpAddr> {
-    let any: SocketAddr = if peer.is_ipv4() {
-        ([0, 0, 0, 0], 0).into()
-    } else {
-        ([0u16; 8], 0).into()
-    };
-    // connecting a datagram socket sends nothing: the kernel only chooses the route
-    let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(peer).ok()?;
-    Some(socket.local_addr().ok()?.ip()).filter(|address| !address.is_loopback())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +42,5 @@ mod tests {
     #[test]
     fn loopback_is_never_an_address_for_others() {
         assert!(own().iter().all(|address| !address.is_loopback()));
-        assert_eq!(towards(([127, 0, 0, 1], 9).into()), None);
     }
 }

@@ -1,7 +1,7 @@
 //! The one configuration file: TOML, every key optional, unknown keys refused; command-line flags override it.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -107,8 +107,6 @@ pub(crate) struct Agent {
     pub(crate) token_file: Option<PathBuf>,
     /// containerd's socket.
     pub(crate) containerd: PathBuf,
-    /// Address that this node is reached at; the one that leads to the control plane when not given.
-    pub(crate) address: Option<IpAddr>,
 }
 
 impl Default for Agent {
@@ -118,7 +116,6 @@ impl Default for Agent {
             token: None,
             token_file: None,
             containerd: "/run/containerd/containerd.sock".into(),
-            address: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use futures::TryStreamExt;
-use http::{Method, StatusCode};
+use http::Method;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::Value;
@@ -255,9 +255,4 @@ fn percent_encode(text: &str) -> String {
         }
     }
     out
-}
-
-/// Whether the object exists.
-pub(crate) fn found(status: StatusCode) -> bool {
-    status != StatusCode::NOT_FOUND
 }
