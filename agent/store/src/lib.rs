@@ -44,8 +44,8 @@
 //! | this crate without zeros ahead | 16.5 | 4.1 | 528 / – | | | | |
 //!
 //! The last two hold cache, history and tokio as well, which the others would need on top. One block of 4 KB per commit is the least that can be
-//! synced, and the log is 5 % above it; the libraries take three to eight times as much. Hence the log: some 900 lines, tested by
-//! cutting and garbling it at every byte, by kills, and by full disks.
+//! synced, and the log is 5 % above it; the libraries take three to eight times as much. Hence the log: about 1,300 lines with
+//! their unit tests, tested further by cutting and garbling it at every byte, by kills and by full disks.
 //!
 //! ```text
 //! truncate -s 1G image && mkfs.ext4 image && mount -o loop image /mnt
@@ -62,7 +62,7 @@
 //! # Current limitations
 //! - One process: several control planes need a backend that they can share, such as etcd, which does not exist yet. An etcd transaction gives all
 //!   its changes one revision; watches here rely on each change having its own.
-//! - While the log is rewritten, durable commits wait: about 0.1 s per MB on a slow card. Memory keys do not.
+//! - While the log is rewritten, durable commits wait for as long as the card takes to write the base. Memory keys do not.
 //! - Damage to the very last batch looks like a power cut, and is cut off like one.
 //! - All entries are in memory, and each key is indexed twice (cache and backend).
 //! - Age limits of the history are enforced when the next change comes, not by a timer.

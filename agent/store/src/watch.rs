@@ -129,6 +129,7 @@ pub(crate) struct Filler(pub(crate) Arc<Cache>);
 impl Sink for Filler {
     fn apply(&mut self, changes: &[Arc<Change>], revision: Revision) {
         let now = Instant::now();
+        let mut concerned = Vec::new();
         let mut guard = self.0.write();
         let state = &mut *guard;
         for change in changes {
@@ -144,18 +145,24 @@ impl Sink for Filler {
                 }
             }
             state.history.push(change, now);
-            state.watchers.tell(change);
+            state.watchers.mark(change, &mut concerned);
         }
         state.revision = state.revision.max(revision);
         let revision = state.revision;
         drop(guard);
+        // Waking runs code of others, which may drop a watch and so take the lock.
+        for slot in concerned {
+            slot.wake.notify_one();
+        }
         self.0.progress.send_replace(revision);
     }
 
     fn closed(&mut self) {
         let mut state = self.0.write();
         state.closed = true;
-        for slot in state.watchers.all() {
+        let slots: Vec<_> = state.watchers.all().cloned().collect();
+        drop(state);
+        for slot in slots {
             slot.wake.notify_one();
         }
     }
@@ -187,8 +194,8 @@ impl Watchers {
         self.whole.values().flatten().chain(&self.partial)
     }
 
-    /// Marks and wakes the watchers of a change.
-    fn tell(&self, change: &Change) {
+    /// Marks the watchers of a change, and adds those that may be asleep to `concerned`.
+    fn mark(&self, change: &Change, concerned: &mut Vec<Arc<Slot>>) {
         let key = &**change.key();
         let ends = std::iter::once(0).chain(key.match_indices('/').map(|(at, _)| at + 1));
         let whole = ends.filter_map(|end| self.whole.get(key.get(..end)?)).flatten();
@@ -196,7 +203,7 @@ impl Watchers {
         for slot in whole.chain(partial) {
             if slot.pending.load(Ordering::Relaxed) == 0 {
                 slot.pending.store(change.revision(), Ordering::Relaxed);
-                slot.wake.notify_one();
+                concerned.push(Arc::clone(slot));
             }
         }
     }

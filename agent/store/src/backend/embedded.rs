@@ -68,16 +68,7 @@ impl Embedded {
 
 /// Makes the directory and takes the lock in it, which the kernel gives back when the process ends.
 fn lock(directory: &Path) -> Result<File, Error> {
-    if !directory.is_dir() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(io_error("create", directory))?;
-        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            log::sync_directory(parent)?;
-        }
-    }
+    make_directory(directory)?;
     let path = directory.join("lock");
     let lock = OpenOptions::new()
         .write(true)
@@ -92,6 +83,23 @@ fn lock(directory: &Path) -> Result<File, Error> {
             path: directory.to_owned(),
         }),
         Err(TryLockError::Error(source)) => Err(io_error("lock", &path)(source)),
+    }
+}
+
+/// Makes a directory with its parents, each one durable in the one above it.
+fn make_directory(directory: &Path) -> Result<(), Error> {
+    if directory.as_os_str().is_empty() || directory.is_dir() {
+        return Ok(());
+    }
+    let parent = directory.parent().unwrap_or(Path::new("/"));
+    make_directory(parent)?;
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(io_error("create", directory)(source)),
+        _ => log::sync_directory(if parent.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            parent
+        }),
     }
 }
 

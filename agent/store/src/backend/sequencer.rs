@@ -6,8 +6,7 @@
 //! make the heartbeats late. For that, a batch on its way to the disk leaves [`ROOM_IN_FLIGHT`] revisions free before its own.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    mem,
+    collections::BTreeMap,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -15,16 +14,15 @@ use std::{
 
 use tokio::sync::{oneshot, watch};
 
+use self::core::{Answer, Core, Flight, Overlay, after};
 use super::{Range, Sink};
-use crate::{
-    Change, Entry, Error, History, Op, Options, Revision, Statistics,
-    options::{Class, Classes, DURABLE},
-    prefix::with_prefix,
-};
+use crate::{Change, Entry, Error, History, Op, Options, Revision, Statistics, options::DURABLE, prefix::with_prefix};
+
+mod core;
 
 /// Revisions that memory keys may use while one batch is on its way to the disk; when they are used up, memory keys wait for
-/// that batch. Ten nodes' heartbeats for six seconds.
-const ROOM_IN_FLIGHT: u64 = 64;
+/// that batch. Ten nodes' heartbeats for 25 seconds.
+const ROOM_IN_FLIGHT: u64 = 256;
 
 /// Revisions reserved on disk in advance for memory keys, so that after a restart no revision is given out twice. Ten
 /// heartbeats a second use this up in almost three hours; most of the time the reservation rides on another write anyway.
@@ -90,43 +88,6 @@ struct Shared {
     wake: Condvar,
 }
 
-struct Core {
-    entries: BTreeMap<Arc<str>, Entry>,
-    history: History,
-    orders: Vec<Order>,
-    sinks: Vec<Box<dyn Sink>>,
-    revision: Revision,
-    reserved: Revision,
-    flight: Option<Flight>,
-    queue: Vec<Request>,
-    durable: bool,
-    worker: bool,
-    /// When the thread wakes by itself; `None` for never.
-    alarm: Option<Instant>,
-    /// After a failed write, when the thread tries again to reserve revisions unasked.
-    retry: Option<Instant>,
-    closing: bool,
-    largest_transaction: usize,
-    statistics: Statistics,
-}
-
-/// A batch on its way to the disk.
-#[derive(Debug, Clone, Copy)]
-struct Flight {
-    /// Highest revision free for memory keys meanwhile.
-    ceiling: Revision,
-    /// The batch changes memory keys too, so they must wait.
-    memory: bool,
-}
-
-/// Keys of a bounded memory prefix by the revision, and so the time, of their last write.
-#[derive(Debug, Default)]
-struct Order {
-    ttl: Option<Duration>,
-    most: Option<usize>,
-    keys: BTreeMap<Revision, (Instant, Arc<str>)>,
-}
-
 enum Request {
     Commit {
         operations: Vec<Op>,
@@ -136,20 +97,6 @@ enum Request {
         revision: Revision,
         reply: oneshot::Sender<Result<(), Error>>,
     },
-}
-
-type Answer = Result<Vec<Option<Entry>>, Error>;
-type Overlay = HashMap<Arc<str>, Option<Entry>>;
-
-impl std::fmt::Debug for Core {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter
-            .debug_struct("Core")
-            .field("entries", &self.entries.len())
-            .field("revision", &self.revision)
-            .field("queue", &self.queue.len())
-            .finish_non_exhaustive()
-    }
 }
 
 impl Sequencer {
@@ -166,7 +113,8 @@ impl Sequencer {
             core: Mutex::new(core),
             wake: Condvar::new(),
         });
-        if shared.lock().orders.iter().any(|order| order.ttl.is_some()) {
+        let expires = shared.lock().expires();
+        if expires {
             let worker = Arc::clone(&shared);
             done.send_replace(false);
             // Without the thread nothing expires by time, which no caller of a memory store depends on for being correct.
@@ -386,14 +334,14 @@ impl Shared {
             Rewrite::No => false,
         };
         if now && let Err(error) = self.rewrite(journal) {
-            tracing::warn!(%error, "the store's log could not be rewritten; trying again later");
             if wanted == Rewrite::First {
-                self.lock().retry = Some(Instant::now() + RETRY);
+                self.lock().refused(&error);
                 for (_, reply) in commits {
                     let _ = reply.send(Err(error.clone()));
                 }
                 return;
             }
+            tracing::warn!(%error, "the store's log could not be rewritten; trying again later");
         }
         self.commit(journal, commits);
         self.lock().statistics = journal.statistics();
@@ -447,10 +395,11 @@ impl Shared {
                 memory: durable.len() < changes.len(),
             });
         }
-        let written = if durable.is_empty() && reservation.is_none() {
-            Ok(())
-        } else {
+        let wrote = !durable.is_empty() || reservation.is_some();
+        let written = if wrote {
             journal.append(&durable, reservation)
+        } else {
+            Ok(())
         };
         let mut core = self.lock();
         core.flight = None;
@@ -458,14 +407,15 @@ impl Shared {
             Ok(()) => {
                 core.reserved = core.reserved.max(reservation.unwrap_or_default());
                 core.statistics = journal.statistics();
-                core.retry = None;
+                if wrote && core.retry.take().is_some() {
+                    tracing::info!("changes can be made durable again");
+                }
                 if !changes.is_empty() {
                     core.publish(changes, last, Instant::now());
                 }
             }
             Err(Failure { error, uncertain }) => {
-                tracing::error!(%error, transactions = answers.len(), "changes could not be made durable and were refused");
-                core.retry = Some(Instant::now() + RETRY);
+                core.refused(&error);
                 if uncertain {
                     core.revision = core.revision.max(last);
                 }
@@ -493,293 +443,6 @@ impl Shared {
             (entries, core.revision, core.reserved)
         };
         journal.rewrite(&entries, revision, reserved)
-    }
-}
-
-struct Judged {
-    changes: Vec<Arc<Change>>,
-    answers: Vec<Option<Entry>>,
-}
-
-fn after(change: &Change) -> Option<Entry> {
-    match change {
-        Change::Put { entry, .. } => Some(entry.clone()),
-        Change::Delete { .. } => None,
-    }
-}
-
-impl Core {
-    fn new(options: &Options, state: State, durable: bool) -> Self {
-        let classes = Classes::new(options);
-        let orders = (0..classes.count())
-            .map(|class| Order {
-                ttl: classes.memory(class).and_then(|memory| memory.ttl),
-                most: classes.memory(class).and_then(|memory| memory.most),
-                keys: BTreeMap::new(),
-            })
-            .collect();
-        Self {
-            entries: state.entries,
-            history: state.history,
-            orders,
-            sinks: Vec::new(),
-            revision: state.revision,
-            reserved: state.reserved,
-            flight: None,
-            queue: Vec::new(),
-            durable,
-            worker: false,
-            alarm: None,
-            retry: None,
-            closing: false,
-            largest_transaction: options.largest_transaction,
-            statistics: Statistics::default(),
-        }
-    }
-
-    fn class(&self, key: &str) -> Class {
-        self.history.classes().of(key)
-    }
-
-    /// Revisions that may be given out now without the disk.
-    fn room(&self) -> u64 {
-        let ceiling = match self.flight {
-            Some(Flight { memory: true, .. }) => self.revision,
-            Some(Flight { ceiling, memory: false }) => ceiling,
-            None => Revision::MAX,
-        };
-        ceiling.min(self.reserved).saturating_sub(self.revision)
-    }
-
-    /// When to reserve further revisions; `None` while there are enough.
-    fn reserve_at(&self, now: Instant) -> Option<Instant> {
-        let low = self.history.classes().count() > 1 && self.reserved.saturating_sub(self.revision) < RESERVATION / 2;
-        low.then(|| self.retry.unwrap_or(now))
-    }
-
-    fn worker_sleeps_too_long(&self) -> bool {
-        let due = self
-            .next_expiry()
-            .into_iter()
-            .chain(self.reserve_at(Instant::now()).filter(|_| self.durable))
-            .min();
-        self.worker && due.is_some_and(|due| self.alarm.is_none_or(|alarm| due < alarm))
-    }
-
-    fn can_do_now(&self, operations: &[Op]) -> bool {
-        let memory = !self.durable || operations.iter().all(|op| self.class(op.key()) != DURABLE);
-        let busy = self.flight.is_some_and(|flight| flight.memory);
-        memory && !busy && self.room() >= operations.len() as u64
-    }
-
-    fn do_now(&mut self, operations: Vec<Op>) -> Answer {
-        let Judged { changes, answers } = self.judge(operations, &Overlay::new(), self.revision + 1)?;
-        if !changes.is_empty() {
-            let last = self.revision + changes.len() as u64;
-            self.publish(changes, last, Instant::now());
-        }
-        Ok(answers)
-    }
-
-    /// What the transaction would change, given the state and what is pending in `overlay`.
-    fn judge(&self, operations: Vec<Op>, overlay: &Overlay, mut next: Revision) -> Result<Judged, Error> {
-        let mut changes: Vec<Arc<Change>> = Vec::with_capacity(operations.len());
-        let mut answers = Vec::with_capacity(operations.len());
-        let mut bytes = 0;
-        for operation in operations {
-            let current = match changes.iter().rfind(|change| &**change.key() == operation.key()) {
-                Some(change) => after(change),
-                None => match overlay.get(operation.key()) {
-                    Some(pending) => pending.clone(),
-                    None => self.entries.get(operation.key()).cloned(),
-                },
-            };
-            let revision = current.as_ref().map(|entry| entry.revision);
-            if !operation.when().holds(revision) {
-                let (Op::Put { key, .. } | Op::Delete { key, .. }) = operation;
-                return Err(Error::Conflict { key, current: revision });
-            }
-            match (operation, current) {
-                (Op::Put { envelope, .. }, Some(current)) if *current.envelope == envelope => {
-                    answers.push(Some(current));
-                }
-                (Op::Put { key, envelope, .. }, current) => {
-                    bytes += key.len() + envelope.weight();
-                    if bytes > self.largest_transaction {
-                        return Err(Error::TooLarge {
-                            key,
-                            bytes,
-                            limit: self.largest_transaction,
-                        });
-                    }
-                    let (key, created) = match &current {
-                        Some(current) => (Arc::clone(&current.key), current.created),
-                        None => (Arc::from(key), next),
-                    };
-                    let entry = Entry {
-                        key,
-                        revision: next,
-                        created,
-                        envelope: Arc::new(envelope),
-                    };
-                    answers.push(Some(entry.clone()));
-                    changes.push(Arc::new(Change::Put {
-                        entry,
-                        previous: current,
-                    }));
-                    next += 1;
-                }
-                (Op::Delete { .. }, None) => answers.push(None),
-                (Op::Delete { .. }, Some(previous)) => {
-                    answers.push(Some(Entry {
-                        revision: next,
-                        ..previous.clone()
-                    }));
-                    changes.push(Arc::new(Change::Delete {
-                        previous,
-                        revision: next,
-                    }));
-                    next += 1;
-                }
-            }
-        }
-        Ok(Judged { changes, answers })
-    }
-
-    /// Takes the changes over into the state and tells the sinks, together with the evictions they cause.
-    fn publish(&mut self, mut changes: Vec<Arc<Change>>, last: Revision, now: Instant) {
-        for change in &changes {
-            self.take_over(change, now);
-        }
-        self.revision = self.revision.max(last);
-        for class in 0..self.orders.len() {
-            while let Some(change) = self.surplus(class) {
-                self.take_over(&change, now);
-                self.revision += 1;
-                changes.push(change);
-            }
-        }
-        self.tell(&changes);
-    }
-
-    fn take_over(&mut self, change: &Arc<Change>, now: Instant) {
-        let class = self.class(change.key());
-        let order = self
-            .orders
-            .get_mut(class)
-            .filter(|order| order.ttl.is_some() || order.most.is_some());
-        match &**change {
-            Change::Put { entry, previous } => {
-                if let Some(order) = order {
-                    if let Some(previous) = previous {
-                        order.keys.remove(&previous.revision);
-                    }
-                    order.keys.insert(entry.revision, (now, Arc::clone(&entry.key)));
-                }
-                self.entries.insert(Arc::clone(&entry.key), entry.clone());
-            }
-            Change::Delete { previous, .. } => {
-                if let Some(order) = order {
-                    order.keys.remove(&previous.revision);
-                }
-                self.entries.remove(&previous.key);
-            }
-        }
-        self.history.push(change, now);
-    }
-
-    fn tell(&mut self, changes: &[Arc<Change>]) {
-        let revision = self.revision;
-        for sink in &mut self.sinks {
-            sink.apply(changes, revision);
-        }
-    }
-
-    /// The removal of the key written longest ago, if the class has too many.
-    fn surplus(&self, class: Class) -> Option<Arc<Change>> {
-        let order = self.orders.get(class)?;
-        let over = order.most.is_some_and(|most| order.keys.len() > most);
-        if over {
-            self.removal(order.keys.values().next().map(|(_, key)| key)?)
-        } else {
-            None
-        }
-    }
-
-    fn removal(&self, key: &str) -> Option<Arc<Change>> {
-        if self.room() == 0 {
-            return None;
-        }
-        let previous = self.entries.get(key)?.clone();
-        Some(Arc::new(Change::Delete {
-            previous,
-            revision: self.revision + 1,
-        }))
-    }
-
-    /// Removes what has outlived its time.
-    fn expire(&mut self, now: Instant) {
-        let mut changes = Vec::new();
-        for class in 0..self.orders.len() {
-            while let Some(change) = self.expired(class, now) {
-                self.take_over(&change, now);
-                self.revision += 1;
-                changes.push(change);
-            }
-        }
-        if !changes.is_empty() {
-            self.tell(&changes);
-        }
-    }
-
-    fn expired(&self, class: Class, now: Instant) -> Option<Arc<Change>> {
-        let order = self.orders.get(class)?;
-        let (at, key) = order.keys.values().next()?;
-        if now.saturating_duration_since(*at) >= order.ttl? {
-            self.removal(key)
-        } else {
-            None
-        }
-    }
-
-    fn next_expiry(&self) -> Option<Instant> {
-        self.orders
-            .iter()
-            .filter_map(|order| Some(order.keys.values().next()?.0 + order.ttl?))
-            .min()
-    }
-
-    fn take_batch(&mut self) -> Vec<Request> {
-        let mut bytes = 0;
-        let end = self
-            .queue
-            .iter()
-            .position(|request| {
-                let full = bytes >= BATCH_BYTES;
-                if let Request::Commit { operations, .. } = request {
-                    bytes += operations
-                        .iter()
-                        .map(|op| {
-                            if let Op::Put { envelope, .. } = op {
-                                envelope.json.len()
-                            } else {
-                                0
-                            }
-                        })
-                        .sum::<usize>();
-                }
-                full
-            })
-            .unwrap_or(self.queue.len());
-        let rest = self.queue.split_off(end);
-        mem::replace(&mut self.queue, rest)
-    }
-
-    fn end(&mut self) {
-        self.queue.clear();
-        for mut sink in self.sinks.drain(..) {
-            sink.closed();
-        }
     }
 }
 
