@@ -14,6 +14,7 @@ mod control_plane;
 mod desired;
 mod listener;
 mod local;
+mod network_condition;
 mod node;
 mod sessions;
 

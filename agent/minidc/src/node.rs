@@ -27,6 +27,7 @@ use crate::{
     config::{Config, LedDriver},
     control_plane::{make_private, supervise},
     desired::{Item, Translator},
+    network_condition,
 };
 
 const CONFLIST: &str = "/etc/cni/net.d/10-minidc.conflist";
@@ -137,6 +138,12 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     };
     parts.spawn(translation.run(Translator::new(&node), link_handle.feed(), shutdown.clone()));
     parts.spawn(run_network(range, peers, network_state.clone(), shutdown.clone()));
+    parts.spawn(network_condition::run(
+        node.clone(),
+        upstream,
+        network_state.subscribe(),
+        shutdown.clone(),
+    ));
     parts.spawn(adopt_on_signal(link_handle.clone(), shutdown.clone()));
     let watched = Watched {
         link: link_handle.state(),

@@ -255,11 +255,9 @@ fn a_field_not_acted_on_is_warned_about(rack: &Rack) -> Result<()> {
 
 fn a_wrong_field_is_refused_with_its_path(rack: &Rack) -> Result<()> {
     let text = pod("wrong", "true", "  restartPolicee: Always\n");
-    let mut child = rack.kubectl_command(&["apply", "-f", "-"]);
     let path = tempfile::NamedTempFile::new()?;
     std::fs::write(path.path(), text)?;
     let file = path.path().display().to_string();
-    drop(child.stdin(std::process::Stdio::null()));
     let message = rack.kubectl_fails(&["apply", "-f", &file])?;
     ensure!(message.contains("unknown field \"spec.restartPolicee\""), "{message}");
     let wrong = [
