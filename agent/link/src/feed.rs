@@ -77,6 +77,8 @@ pub struct Keeper {
     state: watch::Sender<Arc<FeedState>>,
     working: Mutex<Working>,
     changed: Notify,
+    settle: Duration,
+    interval: Duration,
 }
 
 #[derive(Default)]
@@ -107,7 +109,14 @@ impl Keeper {
                 FeedState::default()
             }
         };
-        Self { path, state: watch::Sender::new(Arc::new(state)), working: Mutex::default(), changed: Notify::new() }
+        Self {
+            path,
+            state: watch::Sender::new(Arc::new(state)),
+            working: Mutex::default(),
+            changed: Notify::new(),
+            settle: SETTLE,
+            interval: WRITE_INTERVAL,
+        }
     }
 
     /// Where the state is to be had.
@@ -189,7 +198,8 @@ impl Keeper {
                 () = shutdown.cancelled() => break,
             }
             let now = Instant::now();
-            let due = last.map_or(now + SETTLE, |last| (last + WRITE_INTERVAL).max(now + SETTLE));
+            let settled = now + self.settle;
+            let due = last.map_or(settled, |last| (last + self.interval).max(settled));
             tokio::select! {
                 () = tokio::time::sleep_until(due) => {}
                 () = shutdown.cancelled() => break,
@@ -353,7 +363,7 @@ mod tests {
         assert_eq!(keeper.fit(StoreId { identity: Uuid::from_u128(2), revision: 3 }), Fit::Fits);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn restarted_node_has_its_last_state_and_acts_on_no_absence() {
         use std::os::unix::fs::PermissionsExt;
         let (directory, keeper) = keeper();
@@ -375,9 +385,10 @@ mod tests {
         assert!(names(&broken).is_empty() && !broken.subscribe().borrow().synced);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn disk_is_written_rarely_and_only_for_what_matters() {
-        let (directory, keeper) = keeper();
+        let (directory, mut keeper) = keeper();
+        (keeper.settle, keeper.interval) = (Duration::from_millis(20), Duration::from_millis(600));
         let keeper = Arc::new(keeper);
         let path = directory.path().join("desired");
         let shutdown = CancellationToken::new();
@@ -385,37 +396,30 @@ mod tests {
             let (keeper, shutdown) = (Arc::clone(&keeper), shutdown.clone());
             async move { keeper.run(shutdown).await }
         });
-        let settle = || tokio::time::sleep(Duration::from_millis(20));
+        let written = || async {
+            let began = Instant::now();
+            while !path.exists() {
+                assert!(began.elapsed() < Duration::from_secs(10));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            std::fs::remove_file(&path).unwrap();
+            Instant::now()
+        };
         keeper.begin(STORE);
         keeper.apply(put(FeedKind::Pod, "a", 1, r#"{"metadata":{"resourceVersion":"1"},"spec":{"x":1}}"#));
         keeper.apply(Feed::End { revision: 11 });
-        tokio::time::sleep(SETTLE).await;
-        while !path.exists() {
-            settle().await;
-        }
-        settle().await;
-        std::fs::remove_file(&path).unwrap();
-        // Only status and version change: nothing is written.
+        let first = written().await;
+        // Only status and version change, which is not worth a write; then the spec changes, twice.
         keeper.apply(put(FeedKind::Pod, "a", 12, r#"{"metadata":{"resourceVersion":"12"},"spec":{"x":1},"status":{"phase":"Running"}}"#));
-        tokio::time::sleep(WRITE_INTERVAL * 3).await;
-        settle().await;
-        assert!(!path.exists());
-        // The spec changes twice at once: one write.
+        assert!(!keeper.lock().dirty);
         keeper.apply(put(FeedKind::Pod, "a", 13, r#"{"spec":{"x":2}}"#));
-        tokio::time::sleep(SETTLE).await;
-        while !path.exists() {
-            settle().await;
-        }
-        settle().await;
-        std::fs::remove_file(&path).unwrap();
         keeper.apply(put(FeedKind::Pod, "a", 14, r#"{"spec":{"x":3}}"#));
-        tokio::time::sleep(WRITE_INTERVAL / 2).await;
-        assert!(!path.exists(), "too early");
-        while !path.exists() {
-            settle().await;
-        }
+        let second = written().await;
+        assert!(second - first >= Duration::from_millis(500), "{:?}", second - first);
+        assert!(!keeper.lock().dirty, "both in one write");
         shutdown.cancel();
         running.await.unwrap();
+        assert!(!path.exists(), "nothing was left to write");
     }
 
     #[test]

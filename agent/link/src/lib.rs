@@ -52,6 +52,9 @@ pub mod session;
 pub mod token;
 pub mod window;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::Error;
 
 use tokio::io::{AsyncRead, AsyncWrite};

@@ -18,6 +18,7 @@ use minidc_api::streams::Target;
 use tokio::io::AsyncRead;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use self::up::Up;
 use crate::discovery::Discovery;
@@ -127,6 +128,8 @@ pub struct NodeHandle {
 }
 
 struct Shared {
+    /// This program, as opposed to one before a restart or on a copy of this card.
+    instance: Uuid,
     state: watch::Sender<LinkState>,
     connected: watch::Sender<bool>,
     up: watch::Sender<Option<Arc<Up>>>,
@@ -143,6 +146,7 @@ impl NodeLink {
         crate::files::make_private_directory(&config.directory)?;
         let keeper = Keeper::load(config.directory.join("desired"));
         let shared = Arc::new(Shared {
+            instance: Uuid::new_v4(),
             state: watch::Sender::new(LinkState::Searching { note: "starting".into() }),
             connected: watch::Sender::new(false),
             up: watch::Sender::new(None),

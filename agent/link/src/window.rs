@@ -79,6 +79,8 @@ pub struct Windowed<T> {
     ended_by_peer: bool,
     cut: bool,
     ended: bool,
+    /// The rule that the peer has broken.
+    violation: Option<&'static str>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Windowed<T> {
@@ -99,11 +101,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Windowed<T> {
             ended_by_peer: false,
             cut: false,
             ended: false,
+            violation: None,
         }
     }
 
-    /// Moves what can be moved: frames out, frames in. `Err` when the inner stream is broken or the peer breaks the rules.
+    /// Moves what can be moved: frames out, frames in. `Err` when the inner stream is broken or the peer has broken the rules.
     fn advance(&mut self) -> io::Result<()> {
+        if let Some(rule) = self.violation {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, rule));
+        }
         let waker = self.waker.clone();
         let mut context = Context::from_waker(&waker);
         self.receive(&mut context)?;
@@ -133,25 +139,28 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Windowed<T> {
                 Poll::Ready(()) if buffer.filled().is_empty() => self.cut = true,
                 Poll::Ready(()) => {
                     self.incoming.extend_from_slice(buffer.filled());
-                    self.parse()?;
+                    self.parse().map_err(|rule| {
+                        self.violation = Some(rule);
+                        io::Error::new(io::ErrorKind::InvalidData, rule)
+                    })?;
                 }
             }
         }
         Ok(())
     }
 
-    fn parse(&mut self) -> io::Result<()> {
+    fn parse(&mut self) -> Result<(), &'static str> {
         while self.incoming.len() >= HEADER {
             let kind = self.incoming[0];
             let number = usize::from(self.incoming[1]) << 16 | usize::from(self.incoming[2]) << 8 | usize::from(self.incoming[3]);
             if number == 0 && kind != END {
-                return Err(broken("an empty frame"));
+                return Err("an empty frame");
             }
             match kind {
                 DATA => {
                     // The reader's buffer never holds more than one window, whatever the peer does.
                     if number > PIECE || self.ready.len() + number > STREAM_WINDOW {
-                        return Err(broken("more bytes than the window allows"));
+                        return Err("more bytes than the window allows");
                     }
                     if self.incoming.len() < HEADER + number {
                         return Ok(());
@@ -163,13 +172,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Windowed<T> {
                 CREDIT => {
                     self.incoming.advance(HEADER);
                     self.under_way =
-                        self.under_way.checked_sub(number).ok_or_else(|| broken("credit for bytes that were not sent"))?;
+                        self.under_way.checked_sub(number).ok_or_else(|| "credit for bytes that were not sent")?;
                 }
                 END => {
                     self.ended_by_peer = true;
                     return Ok(());
                 }
-                _ => return Err(broken("a frame of no known kind")),
+                _ => return Err("a frame of no known kind"),
             }
         }
         Ok(())
@@ -180,10 +189,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Windowed<T> {
         let bytes = u32::try_from(number).unwrap_or(0).to_be_bytes();
         self.outgoing.extend_from_slice(&[kind, bytes[1], bytes[2], bytes[3]]);
     }
-}
-
-fn broken(reason: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Windowed<T> {
@@ -268,5 +273,122 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Windowed<T> {
 impl<T> Drop for Windowed<T> {
     fn drop(&mut self) {
         self.share.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    fn pair() -> (Windowed<DuplexStream>, Windowed<DuplexStream>) {
+        let (near, far) = duplex(1 << 20);
+        (Windowed::new(near, Share::default()), Windowed::new(far, Share::default()))
+    }
+
+    #[tokio::test]
+    async fn bytes_arrive_both_ways_at_once() {
+        let (near, far) = pair();
+        let sent: Vec<u8> = (0..1_000_003_u32).map(|number| number.to_le_bytes()[0]).collect();
+        let side = |stream: Windowed<DuplexStream>, sent: Vec<u8>| async move {
+            let (mut read, mut write) = tokio::io::split(stream);
+            let writing = tokio::spawn(async move {
+                write.write_all(&sent).await.unwrap();
+                write.shutdown().await.unwrap();
+                write
+            });
+            let mut received = Vec::new();
+            read.read_to_end(&mut received).await.unwrap();
+            writing.await.unwrap();
+            received
+        };
+        let both = futures::future::join(side(near, sent.clone()), side(far, sent.clone()));
+        let (one, other) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
+        assert!(one == sent && other == sent);
+    }
+
+    #[tokio::test]
+    async fn writer_stops_at_the_window_of_a_reader_that_does_not_read() {
+        let (mut near, mut far) = pair();
+        let mut written = 0;
+        while let Ok(result) = tokio::time::timeout(Duration::from_millis(100), near.write(&[1; 5000])).await {
+            written += result.unwrap();
+        }
+        assert_eq!(written, STREAM_WINDOW);
+        far.read_exact(&mut vec![0; STREAM_WINDOW]).await.unwrap();
+        assert!(near.write(&[1; 10]).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn streams_of_a_session_share_its_window() {
+        let share = Share::default();
+        let ends: Vec<_> = (0..8).map(|_| duplex(1 << 20)).collect();
+        let mut far = Vec::new();
+        let mut near = Vec::new();
+        for (one, other) in ends {
+            near.push(Windowed::new(one, share.clone()));
+            far.push(other);
+        }
+        let mut written = 0;
+        for stream in &mut near {
+            while let Ok(result) = tokio::time::timeout(Duration::from_millis(100), stream.write(&[1; 5000])).await {
+                written += result.unwrap();
+            }
+        }
+        assert_eq!(written, SESSION_WINDOW);
+    }
+
+    #[tokio::test]
+    async fn cut_stream_is_not_taken_for_its_end() {
+        let (mut near, mut far) = pair();
+        near.write_all(b"half").await.unwrap();
+        near.flush().await.unwrap();
+        drop(near);
+        let mut received = Vec::new();
+        let error = far.read_to_end(&mut received).await.unwrap_err();
+        assert_eq!((error.kind(), received.as_slice()), (io::ErrorKind::UnexpectedEof, &b"half"[..]));
+        assert!(far.write(b"x").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn ended_stream_still_receives() {
+        let (mut near, mut far) = pair();
+        near.shutdown().await.unwrap();
+        assert!(near.write(b"x").await.is_err());
+        assert_eq!(far.read(&mut [0; 8]).await.unwrap(), 0);
+        far.write_all(b"answer").await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut received = Vec::new();
+        near.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"answer");
+    }
+
+    #[tokio::test]
+    async fn peer_that_breaks_the_rules_is_an_error() {
+        for bytes in [
+            &[DATA, 0xff, 0xff, 0xff][..],
+            &[DATA, 0, 0, 0],
+            &[CREDIT, 0, 0, 1],
+            &[CREDIT, 0, 0, 0],
+            &[9, 0, 0, 1],
+        ] {
+            let (mut raw, far) = duplex(1 << 16);
+            let mut far = Windowed::new(far, Share::default());
+            raw.write_all(bytes).await.unwrap();
+            let error = far.read(&mut [0; 8]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bytes:?}");
+        }
+        let (mut raw, far) = duplex(1 << 20);
+        let mut far = Windowed::new(far, Share::default());
+        for _ in 0..=STREAM_WINDOW / 4096 {
+            raw.write_all(&[DATA, 0, 0x10, 0]).await.unwrap();
+            raw.write_all(&[0; 4096]).await.unwrap();
+        }
+        let mut received = Vec::new();
+        assert!(far.read_to_end(&mut received).await.is_err());
+        assert!(received.len() <= STREAM_WINDOW);
     }
 }

@@ -120,7 +120,7 @@ impl NodeIdentity {
     }
 
     /// The certificate and its key, for TLS.
-    pub(super) fn credentials(&self) -> Result<Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>, Error> {
+    pub(crate) fn credentials(&self) -> Result<Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>, Error> {
         let Some(certificate) = self.certificate()? else { return Ok(None) };
         let key = parse_key(&self.key)?.serialize_der();
         Ok(Some((certificate, PrivatePkcs8KeyDer::from(key).into())))
@@ -132,12 +132,12 @@ impl NodeIdentity {
     }
 
     /// The signing request for the present key.
-    pub(super) fn request(&self) -> Result<Vec<u8>, Error> {
+    pub(crate) fn request(&self) -> Result<Vec<u8>, Error> {
         make_request(&parse_key(&self.key)?)
     }
 
     /// The signing request for the next key, which is made if there is none.
-    pub(super) fn next_request(&mut self) -> Result<Vec<u8>, Error> {
+    pub(crate) fn next_request(&mut self) -> Result<Vec<u8>, Error> {
         let key = match &self.next_key {
             Some(key) => parse_key(key)?,
             None => new_key("the node's next key")?,

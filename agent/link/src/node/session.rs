@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use minidc_api::streams::StreamReply;
@@ -11,7 +10,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use uuid::Uuid;
 
 use super::run::save;
 use super::up::Up;
@@ -31,9 +29,6 @@ const WELCOME_TIME: Duration = Duration::from_secs(8);
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 /// The wall clock is passed on so often.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
-
-/// This program, as opposed to one before a restart or on a copy of this card.
-static INSTANCE: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
 
 /// Why a session ended.
 pub(super) enum Ended {
@@ -67,7 +62,7 @@ where
         let mut reader = Reader::new(reader);
         let hello = Hello {
             node: identity.node.clone(),
-            instance: *INSTANCE,
+            instance: shared.instance,
             store: shared.keeper.store(),
             facts: node.facts(),
         };
@@ -161,6 +156,21 @@ where
             },
         }
     };
+    // The connection may have ended with a last word that nobody has read yet.
+    if matches!(ended, Ended::Lost(_)) && (driver.is_finished() || writer.is_finished()) {
+        let last_word = async {
+            loop {
+                match reader.next::<ServerFrame>().await {
+                    Ok(ServerFrame::Refused { code, reason }) => return Some(Ended::Refused { code, reason }),
+                    Ok(_) => {}
+                    Err(_) => return None,
+                }
+            }
+        };
+        if let Ok(Some(refused)) = tokio::time::timeout(Duration::from_millis(200), last_word).await {
+            return Ok(refused);
+        }
+    }
     Ok(ended)
 }
 
