@@ -40,7 +40,9 @@ pub(crate) fn may_delete(kind: &Kind, name: &str) -> Result<(), Failure> {
 /// has an opinion of its own (`DefaultTolerationSeconds`).
 pub(crate) fn default_tolerations(pod: &mut Value, seconds: u32) {
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let tolerations = object::child(pod, "spec").entry("tolerations").or_insert_with(|| json!([]));
+        let tolerations = object::child(pod, "spec")
+            .entry("tolerations")
+            .or_insert_with(|| json!([]));
         if tolerations.is_null() {
             *tolerations = json!([]);
         }
@@ -123,8 +125,14 @@ fn own_node(write: &NodeWrite<'_>, node: &str, new: &Value) -> Result<(), Failur
     let empty = serde_json::Map::new();
     let labels = |object: &Value| object["metadata"]["labels"].as_object().unwrap_or(&empty).clone();
     let (before, after) = (labels(old), labels(new));
-    let changed = after.keys().chain(before.keys()).filter(|key| after.get(*key) != before.get(*key));
-    let mut refused: Vec<&str> = changed.map(String::as_str).filter(|key| !is_nodes_own_label(key)).collect();
+    let changed = after
+        .keys()
+        .chain(before.keys())
+        .filter(|key| after.get(*key) != before.get(*key));
+    let mut refused: Vec<&str> = changed
+        .map(String::as_str)
+        .filter(|key| !is_nodes_own_label(key))
+        .collect();
     if refused.is_empty() {
         return Ok(());
     }
@@ -148,7 +156,9 @@ fn is_nodes_own_label(key: &str) -> bool {
         "failure-domain.beta.kubernetes.io/zone",
         "failure-domain.beta.kubernetes.io/region",
     ];
-    let Some((domain, _)) = key.split_once('/') else { return true };
+    let Some((domain, _)) = key.split_once('/') else {
+        return true;
+    };
     let within = |suffix: &str| domain == suffix || domain.strip_suffix(suffix).is_some_and(|rest| rest.ends_with('.'));
     if within("node-restriction.kubernetes.io") {
         return false;
@@ -164,8 +174,15 @@ fn own_image_report(write: &NodeWrite<'_>, node: &str, new: &Value, old: &Value)
     let others = |object: &Value| {
         let holders = object["status"]["nodes"].as_array().cloned().unwrap_or_default();
         let failures = object["status"]["failures"].as_array().cloned().unwrap_or_default();
-        let mut kept: Vec<Value> = holders.into_iter().filter(|holder| holder.as_str() != Some(node)).collect();
-        kept.extend(failures.into_iter().filter(|failure| failure["node"].as_str() != Some(node)));
+        let mut kept: Vec<Value> = holders
+            .into_iter()
+            .filter(|holder| holder.as_str() != Some(node))
+            .collect();
+        kept.extend(
+            failures
+                .into_iter()
+                .filter(|failure| failure["node"].as_str() != Some(node)),
+        );
         kept.sort_by_key(Value::to_string);
         kept
     };
@@ -205,7 +222,8 @@ mod tests {
             new: Some(new),
             old: Some(old),
         };
-        node_restriction(&Identity::new("system:node:pi-1", &["system:nodes"]), &write).map_err(|failure| failure.to_string())
+        node_restriction(&Identity::new("system:node:pi-1", &["system:nodes"]), &write)
+            .map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -215,7 +233,11 @@ mod tests {
         for key in ["kubernetes.io/arch", "minidc.dev/board", "rack", "node.kubernetes.io/x"] {
             attempt(&old, &with(key)).unwrap();
         }
-        for key in ["node-role.kubernetes.io/control-plane", "node-restriction.kubernetes.io/a", "x.k8s.io/y"] {
+        for key in [
+            "node-role.kubernetes.io/control-plane",
+            "node-restriction.kubernetes.io/a",
+            "x.k8s.io/y",
+        ] {
             let text = attempt(&old, &with(key)).unwrap_err();
             assert!(text.contains("is not allowed to modify labels"), "{text}");
         }
@@ -229,7 +251,12 @@ mod tests {
         let old = json!({"status": {"nodes": ["pi-2"]}});
         let identity = Identity::new("system:node:pi-1", &["system:nodes"]);
         let report = |new: &Value| {
-            let write = NodeWrite { kind: images, name: "i", new: Some(new), old: Some(&old) };
+            let write = NodeWrite {
+                kind: images,
+                name: "i",
+                new: Some(new),
+                old: Some(&old),
+            };
             node_restriction(&identity, &write)
         };
         report(&json!({"status": {"nodes": ["pi-1", "pi-2"]}})).unwrap();

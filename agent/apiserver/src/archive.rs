@@ -49,7 +49,9 @@ pub(crate) fn prepare(images: &Path) -> std::io::Result<()> {
 /// The digest in an image's name, `sha256-<64 hex digits>`.
 fn digest_of(name: &str) -> Option<&str> {
     let digest = name.strip_prefix("sha256-")?;
-    let hex = digest.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    let hex = digest
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
     (digest.len() == 64 && hex).then_some(digest)
 }
 
@@ -57,12 +59,17 @@ fn digest_of(name: &str) -> Option<&str> {
 pub(crate) async fn upload(call: &mut Call, body: Body) -> Result<Response, Failure> {
     let shape = call.shape()?;
     let Some(digest) = digest_of(&call.name).map(str::to_owned) else {
-        let message = format!("the name of an image is sha256-<digest in lower-case hex>, not {:?}", call.name);
+        let message = format!(
+            "the name of an image is sha256-<digest in lower-case hex>, not {:?}",
+            call.name
+        );
         return Err(Status::bad_request(message).into());
     };
     let server = std::sync::Arc::clone(&call.server);
     let Ok(_place) = server.uploads.try_acquire() else {
-        return Err(Status::too_many_requests("other image archives are being uploaded, please try again later", 5).into());
+        return Err(
+            Status::too_many_requests("other image archives are being uploaded, please try again later", 5).into(),
+        );
     };
     let references: BTreeSet<String> = call
         .query
@@ -74,7 +81,10 @@ pub(crate) async fn upload(call: &mut Call, body: Body) -> Result<Response, Fail
         .collect();
     let images = call.server.options.images.clone();
     let target = file(&images, &call.name);
-    let announced = call.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let announced = call
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
     let size = if let Some(size) = present(&target).await {
         // The name is the content's digest: what lies there is what is being sent. The body is read all the same, since a
         // client that is answered early may take that for a failure.
@@ -91,7 +101,11 @@ pub(crate) async fn upload(call: &mut Call, body: Body) -> Result<Response, Fail
 }
 
 async fn present(path: &Path) -> Option<u64> {
-    tokio::fs::metadata(path).await.ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len())
+    tokio::fs::metadata(path)
+        .await
+        .ok()
+        .filter(std::fs::Metadata::is_file)
+        .map(|metadata| metadata.len())
 }
 
 async fn discard(mut body: Body) -> Result<(), Failure> {
@@ -108,7 +122,7 @@ fn broken(error: &axum::Error) -> Failure {
 /// Bytes that uploads may still use on the file system of a directory.
 fn free(directory: &Path) -> std::io::Result<u64> {
     let system = nix::sys::statvfs::statvfs(directory).map_err(std::io::Error::from)?;
-    let free = u64::from(system.blocks_available()).saturating_mul(system.fragment_size());
+    let free = system.blocks_available().saturating_mul(system.fragment_size());
     Ok(free.saturating_sub(RESERVE))
 }
 
@@ -135,7 +149,9 @@ async fn receive(
     let mut hash = Sha256::new();
     let (mut size, mut looked) = (0_u64, 0_u64);
     while let Some(frame) = body.frame().await {
-        let Ok(bytes) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
+        let Ok(bytes) = frame.map_err(|error| broken(&error))?.into_data() else {
+            continue;
+        };
         size += bytes.len() as u64;
         if size - looked >= LOOK_EVERY {
             looked = size;
@@ -145,11 +161,16 @@ async fn receive(
             }
         }
         hash.update(&bytes);
-        partial.file.write_all(&bytes).await.map_err(|error| disk(images, &error))?;
+        partial
+            .file
+            .write_all(&bytes)
+            .await
+            .map_err(|error| disk(images, &error))?;
     }
     let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     if found != digest {
-        let message = format!("the image archive is not what its name says: expected sha256-{digest}, received sha256-{found}");
+        let message =
+            format!("the image archive is not what its name says: expected sha256-{digest}, received sha256-{found}");
         return Err(Status::bad_request(message).into());
     }
     Ok(size)
@@ -165,8 +186,14 @@ struct Partial {
 impl Partial {
     async fn create(images: &Path) -> Result<Self, Failure> {
         let path = images.join(format!("{PARTIAL}{}", uuid::Uuid::new_v4()));
-        let file = tokio::fs::File::create_new(&path).await.map_err(|error| disk(images, &error))?;
-        Ok(Self { file, path, kept: false })
+        let file = tokio::fs::File::create_new(&path)
+            .await
+            .map_err(|error| disk(images, &error))?;
+        Ok(Self {
+            file,
+            path,
+            kept: false,
+        })
     }
 
     /// Makes the file durable under its name.
@@ -192,7 +219,11 @@ impl Drop for Partial {
 }
 
 /// Makes the object, or adds the references to the one that is there.
-async fn record(call: &mut Call, size: u64, references: &BTreeSet<String>) -> Result<(minidc_store::Entry, StatusCode), Failure> {
+async fn record(
+    call: &mut Call,
+    size: u64,
+    references: &BTreeSet<String>,
+) -> Result<(minidc_store::Entry, StatusCode), Failure> {
     if call.server.store.get(&call.key()).is_none() {
         let object = json!({
             "apiVersion": call.kind.api_version(), "kind": call.kind.kind,
@@ -224,7 +255,11 @@ mod tests {
     #[test]
     fn only_digests_are_names_of_images() {
         assert!(digest_of(&format!("sha256-{}", "a".repeat(64))).is_some());
-        for name in ["sha256-abc".to_owned(), format!("sha256-{}", "A".repeat(64)), format!("sha512-{}", "a".repeat(64))] {
+        for name in [
+            "sha256-abc".to_owned(),
+            format!("sha256-{}", "A".repeat(64)),
+            format!("sha512-{}", "a".repeat(64)),
+        ] {
             assert_eq!(digest_of(&name), None, "{name}");
         }
     }

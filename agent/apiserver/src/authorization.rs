@@ -48,9 +48,27 @@ pub(crate) fn resource(store: &Store, identity: &Identity, attributes: &Attribut
         None if users::may(&identity.user, attributes) => Decision::Allowed,
         None => Decision::Denied(None),
     };
-    let Decision::Denied(reason) = decision else { return Ok(()) };
-    let Attributes { verb, group, resource, subresource, namespace, name, .. } = *attributes;
-    let attempt = Attempt { user: &identity.user, verb, group, resource, subresource, namespace, name };
+    let Decision::Denied(reason) = decision else {
+        return Ok(());
+    };
+    let Attributes {
+        verb,
+        group,
+        resource,
+        subresource,
+        namespace,
+        name,
+        ..
+    } = *attributes;
+    let attempt = Attempt {
+        user: &identity.user,
+        verb,
+        group,
+        resource,
+        subresource,
+        namespace,
+        name,
+    };
     let mut status = Status::not_allowed(&attempt);
     if let Some(reason) = reason {
         status.message.push_str(": ");
@@ -116,7 +134,10 @@ mod tests {
     #[test]
     fn only_administrators_act_as_others() {
         let admin = Identity::new("minidc-admin", &["system:masters"]);
-        assert_eq!(impersonate(&admin, "bob", &["dev"]).unwrap(), Identity::new("bob", &["dev"]));
+        assert_eq!(
+            impersonate(&admin, "bob", &["dev"]).unwrap(),
+            Identity::new("bob", &["dev"])
+        );
         let failure = impersonate(&Identity::new("bob", &[]), "minidc-admin", &["system:masters"]).unwrap_err();
         assert_eq!(
             failure.to_string(),

@@ -23,7 +23,10 @@ pub(crate) async fn create(call: &mut Call, body: Body) -> Result<Response, Fail
     let target = &binding["target"];
     let kind = target["kind"].as_str().unwrap_or("");
     if !kind.is_empty() && kind != "Node" {
-        return Err(invalid(&call.name, &format!("target.kind: Unsupported value: {kind:?}: supported values: \"Node\", \"\"")));
+        return Err(invalid(
+            &call.name,
+            &format!("target.kind: Unsupported value: {kind:?}: supported values: \"Node\", \"\""),
+        ));
     }
     let node = target["name"].as_str().unwrap_or("").to_owned();
     if node.is_empty() {
@@ -47,7 +50,10 @@ fn bind(pod: &mut Value, node: &str, binding: &Value) -> Result<(), String> {
     let name = object::name(pod).to_owned();
     let uid = object::meta(binding, "uid");
     if !uid.is_empty() && uid != object::meta(pod, "uid") {
-        return Err(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object::meta(pod, "uid")));
+        return Err(format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            object::meta(pod, "uid")
+        ));
     }
     if object::is_terminating(pod) {
         return Err(format!("pod {name} is being deleted, cannot be assigned to a host"));

@@ -11,8 +11,7 @@ use minidc_api::kinds::Kind;
 use minidc_api::schema;
 use minidc_api::status::Status;
 use minidc_api::table::IncludeObject;
-// TEMPORARY
-mod unsupported { pub(super) fn pod_fields_not_acted_on(_: &serde_json::Value) -> Vec<String> { Vec::new() } }
+use minidc_api::unsupported;
 use minidc_store::{Entry, Op};
 use serde_json::Value;
 
@@ -22,7 +21,6 @@ use crate::negotiate::{self, BodyForm};
 use crate::request::Query;
 use crate::respond::Shape;
 use crate::server::Inner;
-use crate::strategy::is_pod;
 
 /// Largest body of a request, except for image archives: Kubernetes' limit, 3 MiB.
 pub(crate) const BODY_LIMIT: usize = 3 << 20;
@@ -57,12 +55,19 @@ impl Call {
 
     /// Start of the store keys of the collection of the path.
     pub(crate) fn prefix(&self) -> String {
-        if self.namespace.is_empty() { self.kind.store_prefix() } else { self.kind.namespace_prefix(&self.namespace) }
+        if self.namespace.is_empty() {
+            self.kind.store_prefix()
+        } else {
+            self.kind.namespace_prefix(&self.namespace)
+        }
     }
 
     /// The stored object of the path.
     pub(crate) fn stored(&self) -> Result<Entry, Failure> {
-        self.server.store.get(&self.key()).ok_or_else(|| Status::not_found(self.kind, &self.name).into())
+        self.server
+            .store
+            .get(&self.key())
+            .ok_or_else(|| Status::not_found(self.kind, &self.name).into())
     }
 
     /// Form of the answer.
@@ -70,7 +75,10 @@ impl Call {
         let text = self.query.first("includeObject").unwrap_or("");
         let include = IncludeObject::parse(text)
             .ok_or_else(|| Status::bad_request(format!("unrecognized includeObject value: {text:?}")))?;
-        Ok(Shape { form: negotiate::accept(&self.headers)?, include })
+        Ok(Shape {
+            form: negotiate::accept(&self.headers)?,
+            include,
+        })
     }
 
     /// True for `dryRun=All`.
@@ -106,7 +114,8 @@ impl Call {
 
     /// Reads an object of the call's kind from a body, strictly as the client asked.
     pub(crate) fn decode(&mut self, body: &[u8]) -> Result<Value, Failure> {
-        let decoded = decode::decode(self.kind, body, self.media()?, self.field_validation()?).map_err(decode_failure)?;
+        let decoded =
+            decode::decode(self.kind, body, self.media()?, self.field_validation()?).map_err(decode_failure)?;
         self.warnings.extend(decoded.warnings);
         Ok(decoded.object)
     }
@@ -122,14 +131,10 @@ impl Call {
         Ok(decoded.object)
     }
 
-    /// Notes which fields of a pod, or of a pod template, nothing acts on yet.
+    /// Notes which fields of the object nothing acts on yet.
     pub(crate) fn warn_unsupported(&mut self, object: &Value) {
-        if is_pod(self.kind) {
-            self.warnings.extend(unsupported::pod_fields_not_acted_on(object));
-        } else if self.kind.group == "apps" && object["spec"]["template"].is_object() {
-            let warnings = unsupported::pod_fields_not_acted_on(&object["spec"]["template"]);
-            self.warnings.extend(warnings.into_iter().map(|warning| format!("spec.template.{warning}")));
-        }
+        self.warnings
+            .extend(unsupported::fields_not_acted_on(self.kind, object));
     }
 
     /// Applies operations to the store. A conflict is handed back as `None`: it means something else in each verb.

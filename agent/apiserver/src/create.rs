@@ -56,7 +56,12 @@ pub(crate) async fn create_object(call: &mut Call, mut object: Value) -> Result<
     if kind.is_namespaced() {
         admission::namespace_is_open(&call.server.store, kind, &name, &call.namespace)?;
     }
-    let write = NodeWrite { kind, name: &name, new: Some(&object), old: None };
+    let write = NodeWrite {
+        kind,
+        name: &name,
+        new: Some(&object),
+        old: None,
+    };
     admission::node_restriction(&call.identity, &write)?;
     let mut errors = schema::violations(kind, &object);
     errors.extend(validate::create(kind, &object));
@@ -76,11 +81,23 @@ async fn store(call: &Call, mut object: Value, base: Option<String>) -> Result<E
         let envelope = object::seal(kind, &object)?;
         let taken = if dry {
             if call.server.store.get(&key).is_none() {
-                return Ok(Entry { key: key.into(), revision: 0, created: 0, envelope: envelope.into() });
+                return Ok(Entry {
+                    key: key.into(),
+                    revision: 0,
+                    created: 0,
+                    envelope: envelope.into(),
+                });
             }
             true
         } else {
-            match call.commit(vec![Op::Put { key, envelope, when: When::Absent }]).await? {
+            match call
+                .commit(vec![Op::Put {
+                    key,
+                    envelope,
+                    when: When::Absent,
+                }])
+                .await?
+            {
                 Some(entries) => {
                     return entries
                         .into_iter()
@@ -121,7 +138,9 @@ pub(crate) fn generate(base: &str) -> String {
     let mut random = uuid::Uuid::new_v4().as_u64_pair().1;
     let letters = ALPHABET.len() as u64;
     for _ in 0..5 {
-        let letter = usize::try_from(random % letters).ok().and_then(|index| ALPHABET.get(index));
+        let letter = usize::try_from(random % letters)
+            .ok()
+            .and_then(|index| ALPHABET.get(index));
         name.push(letter.map_or('x', |letter| char::from(*letter)));
         random /= letters;
     }

@@ -61,14 +61,20 @@ impl DeleteOptions {
         if options.grace.is_none() {
             options.grace = call.query.number("gracePeriodSeconds")?;
         }
-        let policy = given["propagationPolicy"].as_str().or_else(|| call.query.given("propagationPolicy"));
-        let orphan = given["orphanDependents"]
-            .as_bool()
-            .or_else(|| call.query.given("orphanDependents").map(|_| call.query.flag("orphanDependents")));
+        let policy = given["propagationPolicy"]
+            .as_str()
+            .or_else(|| call.query.given("propagationPolicy"));
+        let orphan = given["orphanDependents"].as_bool().or_else(|| {
+            call.query
+                .given("orphanDependents")
+                .map(|_| call.query.flag("orphanDependents"))
+        });
         options.propagation = match (policy, orphan) {
             (Some(_), Some(_)) => {
                 let text = "orphanDependents and deletionPropagation cannot be both set";
-                return Err(invalid(&format!("propagationPolicy: Invalid value: {policy:?}: {text}")));
+                return Err(invalid(&format!(
+                    "propagationPolicy: Invalid value: {policy:?}: {text}"
+                )));
             }
             (Some("Background"), None) | (None, Some(false)) => Some(Propagation::Background),
             (Some("Foreground"), None) => Some(Propagation::Foreground),
@@ -107,9 +113,16 @@ fn plan(kind: &Kind, object: &Value, options: &DeleteOptions, now: Timestamp) ->
     if object::is_terminating(object) {
         return plan_again(kind, object, marked, options);
     }
-    let grace = if is_pod(kind) { pod_grace(object, options.grace) } else { 0 };
+    let grace = if is_pod(kind) {
+        pod_grace(object, options.grace)
+    } else {
+        0
+    };
     let at = now.checked_add(SignedDuration::from_secs(grace)).unwrap_or(now);
-    if object["metadata"]["generation"].as_i64().is_some_and(|generation| generation > 0) {
+    if object["metadata"]["generation"]
+        .as_i64()
+        .is_some_and(|generation| generation > 0)
+    {
         strategy::bump_generation(&mut marked);
     }
     let meta = metadata(&mut marked);
@@ -118,7 +131,11 @@ fn plan(kind: &Kind, object: &Value, options: &DeleteOptions, now: Timestamp) ->
     if is_namespace(kind) {
         child(&mut marked, "status").insert("phase".to_owned(), "Terminating".into());
     }
-    if is_deletion_finished(kind, &marked) { Plan::Remove } else { Plan::Mark(marked) }
+    if is_deletion_finished(kind, &marked) {
+        Plan::Remove
+    } else {
+        Plan::Mark(marked)
+    }
 }
 
 /// A delete of what is being deleted: it can only be made to go sooner.
@@ -151,7 +168,9 @@ fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
     if unbound || ended {
         return 0;
     }
-    let grace = asked.or_else(|| pod["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30);
+    let grace = asked
+        .or_else(|| pod["spec"]["terminationGracePeriodSeconds"].as_i64())
+        .unwrap_or(30);
     // A negative period stands for the shortest that is not "without asking the node".
     if grace < 0 { 1 } else { grace }
 }
@@ -159,8 +178,10 @@ fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
 /// The garbage collector's finalizers follow what the request says about dependents; without a word they stay.
 fn set_finalizers(object: &mut Value, propagation: Option<Propagation>) {
     let Some(propagation) = propagation else { return };
-    let mut list: Vec<String> =
-        object::finalizers(object).filter(|name| *name != FOREGROUND && *name != ORPHAN).map(str::to_owned).collect();
+    let mut list: Vec<String> = object::finalizers(object)
+        .filter(|name| *name != FOREGROUND && *name != ORPHAN)
+        .map(str::to_owned)
+        .collect();
     match propagation {
         Propagation::Background => {}
         Propagation::Foreground => list.push(FOREGROUND.to_owned()),
@@ -184,7 +205,9 @@ pub(crate) async fn delete(call: &mut Call, body: Body) -> Result<Response, Fail
     if shown {
         return respond::entry(call.kind, &entry, shape, StatusCode::OK);
     }
-    let uid = object::parse(&entry).map(|object| object::meta(&object, "uid").to_owned()).unwrap_or_default();
+    let uid = object::parse(&entry)
+        .map(|object| object::meta(&object, "uid").to_owned())
+        .unwrap_or_default();
     Ok(error::status_response(&Status::deleted(call.kind, &call.name, &uid)))
 }
 
@@ -197,7 +220,12 @@ async fn delete_one(call: &mut Call, options: &DeleteOptions) -> Result<(Entry, 
         let entry = call.stored()?;
         let object = object::parse(&entry)?;
         check_preconditions(call, options, &object, &entry)?;
-        let write = NodeWrite { kind, name: &call.name, new: None, old: Some(&object) };
+        let write = NodeWrite {
+            kind,
+            name: &call.name,
+            new: None,
+            old: Some(&object),
+        };
         admission::node_restriction(&call.identity, &write)?;
         let when = When::Is(entry.revision);
         let (operation, envelope) = match plan(kind, &object, options, Timestamp::now()) {
@@ -205,7 +233,14 @@ async fn delete_one(call: &mut Call, options: &DeleteOptions) -> Result<(Entry, 
             Plan::Remove => (Op::Delete { key: key.clone(), when }, None),
             Plan::Mark(marked) => {
                 let envelope = object::seal(kind, &marked)?;
-                (Op::Put { key: key.clone(), envelope: envelope.clone(), when }, Some(envelope))
+                (
+                    Op::Put {
+                        key: key.clone(),
+                        envelope: envelope.clone(),
+                        when,
+                    },
+                    Some(envelope),
+                )
             }
         };
         if options.dry {
@@ -256,7 +291,15 @@ pub(crate) async fn delete_collection(call: &mut Call, selection: &Selection, bo
         }
     }
     call.name.clear();
-    Ok(respond::list(call.kind, deleted, &ListMeta { revision, ..ListMeta::default() }, shape))
+    Ok(respond::list(
+        call.kind,
+        deleted,
+        &ListMeta {
+            revision,
+            ..ListMeta::default()
+        },
+        shape,
+    ))
 }
 
 #[cfg(test)]
@@ -296,12 +339,21 @@ mod tests {
         assert_eq!(first["metadata"]["deletionGracePeriodSeconds"], 20);
         assert_eq!(first["metadata"]["generation"], 2);
         assert_eq!(plan(pods, &first, &DeleteOptions::default(), now()), Plan::Leave);
-        let longer = DeleteOptions { grace: Some(60), ..DeleteOptions::default() };
+        let longer = DeleteOptions {
+            grace: Some(60),
+            ..DeleteOptions::default()
+        };
         assert_eq!(plan(pods, &first, &longer, now()), Plan::Leave);
-        let sooner = DeleteOptions { grace: Some(5), ..DeleteOptions::default() };
+        let sooner = DeleteOptions {
+            grace: Some(5),
+            ..DeleteOptions::default()
+        };
         let sooner = marked(plan(pods, &first, &sooner, now()));
         assert_eq!(sooner["metadata"]["deletionTimestamp"], "2024-05-01T10:00:05Z");
-        let confirmed = DeleteOptions { grace: Some(0), ..DeleteOptions::default() };
+        let confirmed = DeleteOptions {
+            grace: Some(0),
+            ..DeleteOptions::default()
+        };
         assert_eq!(plan(pods, &first, &confirmed, now()), Plan::Remove);
     }
 
@@ -315,31 +367,53 @@ mod tests {
         ended["status"]["phase"] = "Failed".into();
         assert_eq!(plan(pods, &ended, &DeleteOptions::default(), now()), Plan::Remove);
         ended["metadata"]["finalizers"] = json!(["example.com/x"]);
-        assert_eq!(marked(plan(pods, &ended, &DeleteOptions::default(), now()))["metadata"]["deletionGracePeriodSeconds"], 0);
+        assert_eq!(
+            marked(plan(pods, &ended, &DeleteOptions::default(), now()))["metadata"]["deletionGracePeriodSeconds"],
+            0
+        );
     }
 
     #[test]
     fn propagation_becomes_a_finalizer() {
         let deployments = kind("apps", "deployments");
         let object = json!({"metadata": {"name": "a"}});
-        let with = |propagation| DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
-        assert_eq!(plan(deployments, &object, &DeleteOptions::default(), now()), Plan::Remove);
-        assert_eq!(plan(deployments, &object, &with(Propagation::Background), now()), Plan::Remove);
+        let with = |propagation| DeleteOptions {
+            propagation: Some(propagation),
+            ..DeleteOptions::default()
+        };
+        assert_eq!(
+            plan(deployments, &object, &DeleteOptions::default(), now()),
+            Plan::Remove
+        );
+        assert_eq!(
+            plan(deployments, &object, &with(Propagation::Background), now()),
+            Plan::Remove
+        );
         let foreground = marked(plan(deployments, &object, &with(Propagation::Foreground), now()));
         assert_eq!(foreground["metadata"]["finalizers"], json!([FOREGROUND]));
         let orphan = marked(plan(deployments, &foreground, &with(Propagation::Orphan), now()));
         assert_eq!(orphan["metadata"]["finalizers"], json!([ORPHAN]));
-        assert_eq!(plan(deployments, &orphan, &with(Propagation::Background), now()), Plan::Remove);
+        assert_eq!(
+            plan(deployments, &orphan, &with(Propagation::Background), now()),
+            Plan::Remove
+        );
     }
 
     #[test]
     fn namespace_terminates_until_its_finalizer_is_gone() {
         let namespaces = kind("", "namespaces");
-        let object = json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
+        let object =
+            json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
         let mut terminating = marked(plan(namespaces, &object, &DeleteOptions::default(), now()));
         assert_eq!(terminating["status"]["phase"], "Terminating");
-        assert_eq!(plan(namespaces, &terminating, &DeleteOptions::default(), now()), Plan::Leave);
+        assert_eq!(
+            plan(namespaces, &terminating, &DeleteOptions::default(), now()),
+            Plan::Leave
+        );
         terminating["spec"]["finalizers"] = json!([]);
-        assert_eq!(plan(namespaces, &terminating, &DeleteOptions::default(), now()), Plan::Remove);
+        assert_eq!(
+            plan(namespaces, &terminating, &DeleteOptions::default(), now()),
+            Plan::Remove
+        );
     }
 }

@@ -35,7 +35,11 @@ impl std::fmt::Debug for BoxedIo {
 }
 
 impl AsyncRead for BoxedIo {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.0).poll_read(context, buffer)
     }
 }
@@ -83,7 +87,12 @@ pub struct NoNodes;
 
 impl NodeDialer for NoNodes {
     fn dial(&self, node: String, _: Target) -> BoxFuture<'static, Result<BoxedIo, DialError>> {
-        Box::pin(async move { Err(DialError { code: 503, message: format!("node {node} is not connected") }) })
+        Box::pin(async move {
+            Err(DialError {
+                code: 503,
+                message: format!("node {node} is not connected"),
+            })
+        })
     }
 }
 
@@ -104,12 +113,23 @@ pub(crate) fn container(call: &Call) -> Result<(String, ContainerRef), Failure> 
 fn choose(pod: &Value, asked: Option<&str>) -> Result<String, Failure> {
     let names = |list: &str| -> Vec<String> {
         let containers = pod["spec"][list].as_array().into_iter().flatten();
-        containers.filter_map(|container| container["name"].as_str().map(str::to_owned)).collect()
+        containers
+            .filter_map(|container| container["name"].as_str().map(str::to_owned))
+            .collect()
     };
-    let (main, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    let (main, init, ephemeral) = (
+        names("containers"),
+        names("initContainers"),
+        names("ephemeralContainers"),
+    );
     let name = object::name(pod);
     if let Some(asked) = asked {
-        if main.iter().chain(&init).chain(&ephemeral).any(|container| container == asked) {
+        if main
+            .iter()
+            .chain(&init)
+            .chain(&ephemeral)
+            .any(|container| container == asked)
+        {
             return Ok(asked.to_owned());
         }
         return Err(Status::bad_request(format!("container {asked} is not valid for pod {name}")).into());
@@ -118,7 +138,10 @@ fn choose(pod: &Value, asked: Option<&str>) -> Result<String, Failure> {
         [only] => Ok(only.clone()),
         [] => Err(Status::bad_request(format!("a container name must be specified for pod {name}")).into()),
         several => {
-            let mut message = format!("a container name must be specified for pod {name}, choose one of: [{}]", several.join(" "));
+            let mut message = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                several.join(" ")
+            );
             if !init.is_empty() {
                 message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
             }
@@ -138,7 +161,10 @@ mod tests {
         let one = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "i"}]}});
         assert_eq!(choose(&one, None).unwrap(), "a");
         assert_eq!(choose(&one, Some("i")).unwrap(), "i");
-        assert_eq!(choose(&one, Some("x")).unwrap_err().to_string(), "container x is not valid for pod p");
+        assert_eq!(
+            choose(&one, Some("x")).unwrap_err().to_string(),
+            "container x is not valid for pod p"
+        );
         let two = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}]}});
         assert_eq!(
             choose(&two, None).unwrap_err().to_string(),

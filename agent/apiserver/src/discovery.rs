@@ -38,7 +38,16 @@ pub(crate) fn get(server: &Inner, path: &str, headers: &HeaderMap) -> Result<Res
     }
 }
 
-const ROOT: [&str; 8] = ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+const ROOT: [&str; 8] = [
+    "/api",
+    "/apis",
+    "/healthz",
+    "/livez",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/readyz",
+    "/version",
+];
 
 /// `/api` and `/apis`: all resources at once for clients that ask for it, else the list of groups or versions.
 fn groups(headers: &HeaderMap, core: bool) -> Response {
@@ -46,16 +55,24 @@ fn groups(headers: &HeaderMap, core: bool) -> Response {
         let mut response = respond::json(StatusCode::OK, discovery::aggregated(core).to_string());
         let media = HeaderValue::from_static(discovery::AGGREGATED_MEDIA);
         response.headers_mut().insert(header::CONTENT_TYPE, media);
-        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+        response
+            .headers_mut()
+            .insert(header::VARY, HeaderValue::from_static("Accept"));
         return response;
     }
-    let value = if core { discovery::api_versions() } else { discovery::api_groups() };
+    let value = if core {
+        discovery::api_versions()
+    } else {
+        discovery::api_groups()
+    };
     respond::json(StatusCode::OK, value.to_string())
 }
 
 /// One document of OpenAPI v3. Clients keep it by its hash, which is in the address that the index gives.
 fn openapi_v3(path: &str, headers: &HeaderMap) -> Result<Response, Failure> {
-    let Some(hash) = openapi::v3_hash(path) else { return Err(Status::path_not_found().into()) };
+    let Some(hash) = openapi::v3_hash(path) else {
+        return Err(Status::path_not_found().into());
+    };
     let tag = format!("\"{hash}\"");
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let mut response = if known == Some(tag.as_str()) {

@@ -34,7 +34,9 @@ use crate::watch;
 pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     // Boxed: the state of every verb together is large, and most requests need little of it.
-    Box::pin(answer(server, parts, body)).await.unwrap_or_else(IntoResponse::into_response)
+    Box::pin(answer(server, parts, body))
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn answer(server: Arc<Inner>, mut parts: request::Parts, body: Body) -> Result<Response, Failure> {
@@ -53,11 +55,19 @@ async fn answer(server: Arc<Inner>, mut parts: request::Parts, body: Body) -> Re
     let verb = verb(&parts.method, &resource, &query).ok_or_else(Status::method_not_allowed)?;
     let many = matches!(verb, "list" | "watch" | "deletecollection");
     let name = resource.name.clone().unwrap_or_default();
-    let selection = if many { Selection::from_query(&query, &name)? } else { Selection::default() };
+    let selection = if many {
+        Selection::from_query(&query, &name)?
+    } else {
+        Selection::default()
+    };
     let subresource = resource.subresource.clone().unwrap_or_default();
     // A namespace is in itself, as far as authorization goes; as in Kubernetes.
     let in_itself = resource.resource == "namespaces" && resource.group.is_empty();
-    let namespace = if in_itself { name.clone() } else { resource.namespace.clone().unwrap_or_default() };
+    let namespace = if in_itself {
+        name.clone()
+    } else {
+        resource.namespace.clone().unwrap_or_default()
+    };
     let attributes = Attributes {
         verb,
         group: &resource.group,
@@ -137,8 +147,14 @@ async fn part(
             _ => Err(Status::method_not_allowed().into()),
         };
     }
-    let known = call.kind.subresources.iter().find(|known| known.name() == call.subresource);
-    let Some(known) = known else { return Err(Status::path_not_found().into()) };
+    let known = call
+        .kind
+        .subresources
+        .iter()
+        .find(|known| known.name() == call.subresource);
+    let Some(known) = known else {
+        return Err(Status::path_not_found().into());
+    };
     match (known, verb) {
         (Subresource::Status, "get") => read::get(call),
         (Subresource::Status, "update") => update::update(call, body, Reach::Status).await,
@@ -166,7 +182,10 @@ fn identity(parts: &mut request::Parts) -> Result<Identity, Failure> {
         None => Identity::anonymous(),
     };
     let text = |headers: &HeaderMap, name: &str| {
-        headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
     };
     let groups = parts.headers.get_all("impersonate-group");
     let groups: Vec<&str> = groups.iter().filter_map(|value| value.to_str().ok()).collect();

@@ -51,7 +51,10 @@ pub(crate) async fn open(call: &Call, mut parts: request::Parts, place: Place) -
         .map_err(|refusal| Status::bad_request(format!("unable to upgrade connection: {refusal}")))?;
     let upgrade = upgrade.max_message_size(LARGEST_MESSAGE).protocols(PROTOCOLS);
     if upgrade.selected_protocol().is_none() {
-        let message = format!("unable to upgrade: none of the offered protocols is supported: {}", PROTOCOLS.join(", "));
+        let message = format!(
+            "unable to upgrade: none of the offered protocols is supported: {}",
+            PROTOCOLS.join(", ")
+        );
         return Err(Status::bad_request(message).into());
     }
     let nodes = std::sync::Arc::clone(&call.server.options.nodes);
@@ -85,7 +88,10 @@ fn message(channel: Channel, payload: &[u8]) -> Message {
 }
 
 fn close() -> Message {
-    Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: "".into() }))
+    Message::Close(Some(CloseFrame {
+        code: close_code::NORMAL,
+        reason: "".into(),
+    }))
 }
 
 async fn refuse(mut socket: WebSocket, failure: &Failure) {
@@ -125,7 +131,11 @@ async fn down(mut node: ReadHalf<BoxedIo>, client: &mut SplitSink<WebSocket, Mes
             }
         };
         let Ok(channel) = Channel::try_from(channel) else {
-            lost(client, &format!("the node sent a frame on the unknown channel {channel}")).await;
+            lost(
+                client,
+                &format!("the node sent a frame on the unknown channel {channel}"),
+            )
+            .await;
             return;
         };
         if matches!(channel, Channel::Close | Channel::Stdin | Channel::Resize) {
@@ -169,12 +179,19 @@ async fn up(mut client: SplitStream<WebSocket>, mut node: WriteHalf<BoxedIo>) {
             // Pings are answered by the library; text is no part of these protocols.
             _ => continue,
         };
-        let Some((channel, payload)) = bytes.split_first() else { continue };
-        let known = matches!(Channel::try_from(*channel), Ok(Channel::Stdin | Channel::Resize | Channel::Close));
+        let Some((channel, payload)) = bytes.split_first() else {
+            continue;
+        };
+        let known = matches!(
+            Channel::try_from(*channel),
+            Ok(Channel::Stdin | Channel::Resize | Channel::Close)
+        );
         if !known || *channel == Channel::Stdin as u8 && payload.is_empty() {
             continue;
         }
-        let Ok(length) = u32::try_from(payload.len()) else { return };
+        let Ok(length) = u32::try_from(payload.len()) else {
+            return;
+        };
         let mut head = [*channel, 0, 0, 0, 0];
         head[1..].copy_from_slice(&length.to_be_bytes());
         let written = async {

@@ -126,17 +126,25 @@ impl Feeding {
         let (images, _) = self.store.list(IMAGES);
         let mut needed: Vec<(FeedKind, Entry)> = nodes.into_iter().map(|entry| (FeedKind::Node, entry)).collect();
         needed.extend(images.into_iter().map(|entry| (FeedKind::Image, entry)));
-        needed.extend(self.graph.used().filter_map(|key| Some((kind_of(key)?, self.store.get(key)?))));
+        needed.extend(
+            self.graph
+                .used()
+                .filter_map(|key| Some((kind_of(key)?, self.store.get(key)?))),
+        );
         let bound = pods.into_iter().filter(|entry| graph::is_bound_to(entry, &self.node));
         needed.extend(bound.map(|entry| (FeedKind::Pod, entry)));
         let before = std::mem::take(&mut self.sent);
-        self.sent = needed.iter().map(|(_, entry)| ((*entry.key).into(), entry.revision)).collect();
+        self.sent = needed
+            .iter()
+            .map(|(_, entry)| ((*entry.key).into(), entry.revision))
+            .collect();
         for key in before.into_keys().filter(|key| !self.sent.contains_key(key)) {
             if let Some(kind) = kind_of(&key) {
                 self.queue.push_back(Out::Delete(kind, key, revision));
             }
         }
-        self.queue.extend(needed.into_iter().map(|(kind, entry)| Out::Put(kind, entry)));
+        self.queue
+            .extend(needed.into_iter().map(|(kind, entry)| Out::Put(kind, entry)));
         self.queue.push_back(Out::End(revision));
     }
 
@@ -152,7 +160,10 @@ impl Feeding {
     }
 
     fn take_pod(&mut self, key: &str, revision: Revision) {
-        let entry = self.store.get(key).filter(|entry| graph::is_bound_to(entry, &self.node));
+        let entry = self
+            .store
+            .get(key)
+            .filter(|entry| graph::is_bound_to(entry, &self.node));
         let difference = match &entry {
             Some(entry) => self.graph.put_pod(entry),
             None if self.graph.has_pod(key) => self.graph.remove_pod(key),
@@ -204,7 +215,10 @@ fn kind_of(key: &str) -> Option<FeedKind> {
         (NODES, FeedKind::Node),
         (IMAGES, FeedKind::Image),
     ];
-    kinds.into_iter().find(|(prefix, _)| key.starts_with(prefix)).map(|(_, kind)| kind)
+    kinds
+        .into_iter()
+        .find(|(prefix, _)| key.starts_with(prefix))
+        .map(|(_, kind)| kind)
 }
 
 impl Out {
@@ -218,6 +232,12 @@ impl Out {
             Self::Delete(kind, key, revision) => (kind, key, revision, FeedOp::Delete),
         };
         let (namespace, name) = object::key_parts(&key);
-        Feed::Item(FeedItem { kind, namespace: namespace.to_owned(), name: name.to_owned(), revision, op })
+        Feed::Item(FeedItem {
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            revision,
+            op,
+        })
     }
 }

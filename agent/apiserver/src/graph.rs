@@ -253,7 +253,12 @@ fn references(namespace: &str, json: &[u8]) -> BTreeSet<Box<str>> {
             add_both(source.config_map.as_ref(), source.secret.as_ref());
         }
     }
-    for container in spec.init_containers.iter().chain(&spec.containers).chain(&spec.ephemeral_containers) {
+    for container in spec
+        .init_containers
+        .iter()
+        .chain(&spec.containers)
+        .chain(&spec.ephemeral_containers)
+    {
         for source in container.env.iter().filter_map(|variable| variable.value_from.as_ref()) {
             add_both(source.config_map_key_ref.as_ref(), source.secret_key_ref.as_ref());
         }
@@ -280,9 +285,16 @@ mod tests {
     use super::*;
 
     fn entry(key: &str, pod: &Value) -> Entry {
-        let fields = pod["spec"]["nodeName"].as_str().map(|node| ("spec.nodeName".into(), node.into()));
+        let fields = pod["spec"]["nodeName"]
+            .as_str()
+            .map(|node| ("spec.nodeName".into(), node.into()));
         let envelope = Envelope::new(pod.to_string(), 0, Box::new([]), fields.into_iter().collect());
-        Entry { key: key.into(), revision: 1, created: 1, envelope: Arc::new(envelope) }
+        Entry {
+            key: key.into(),
+            revision: 1,
+            created: 1,
+            envelope: Arc::new(envelope),
+        }
     }
 
     #[test]
@@ -332,7 +344,10 @@ mod tests {
         assert_eq!(graph.put_pod(&entry("core/pods/d/b", &pod)), Difference::default());
         assert_eq!(graph.remove_pod("core/pods/d/a"), Difference::default());
         assert!(graph.uses("core/secrets/d/s"));
-        assert_eq!(graph.put_pod(&entry("core/pods/d/b", &bare)).lost, [Box::from("core/secrets/d/s")]);
+        assert_eq!(
+            graph.put_pod(&entry("core/pods/d/b", &bare)).lost,
+            [Box::from("core/secrets/d/s")]
+        );
         assert!(!graph.uses("core/secrets/d/s"));
     }
 

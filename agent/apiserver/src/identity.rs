@@ -25,7 +25,10 @@ pub(crate) const ANONYMOUS: &str = "system:anonymous";
 impl Identity {
     /// A user with groups.
     pub fn new(user: impl Into<String>, groups: &[&str]) -> Self {
-        Self { user: user.into(), groups: groups.iter().map(|group| (*group).to_owned()).collect() }
+        Self {
+            user: user.into(),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+        }
     }
 
     /// `system:anonymous` in `system:unauthenticated`.

@@ -67,7 +67,11 @@ impl Limits {
         *all += 1;
         *own += 1;
         drop(guard);
-        Ok(Place { limits: Arc::clone(self), user: user.to_owned(), stream })
+        Ok(Place {
+            limits: Arc::clone(self),
+            user: user.to_owned(),
+            stream,
+        })
     }
 
     /// Short requests and streams under way.
@@ -81,7 +85,9 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut guard = self.limits.counts();
         let counts = &mut *guard;
-        let Some(held) = counts.users.get_mut(&self.user) else { return };
+        let Some(held) = counts.users.get_mut(&self.user) else {
+            return;
+        };
         if self.stream {
             counts.streams -= 1;
             held.streams -= 1;
@@ -104,7 +110,9 @@ mod tests {
     #[test]
     fn one_user_cannot_take_every_place() {
         let limits = Arc::new(Limits::default());
-        let mut places: Vec<Place> = (0..REQUESTS_PER_USER).map(|_| limits.enter("a", false).unwrap()).collect();
+        let mut places: Vec<Place> = (0..REQUESTS_PER_USER)
+            .map(|_| limits.enter("a", false).unwrap())
+            .collect();
         let failure = limits.enter("a", false).unwrap_err();
         assert_eq!(failure.code(), 429);
         assert_eq!(failure.into_response().headers()["retry-after"], "1");

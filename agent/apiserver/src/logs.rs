@@ -22,7 +22,9 @@ pub(crate) async fn get(call: &Call, place: Place) -> Result<Response, Failure> 
     let mut at_least = |name: &str, least: i64| -> Result<Option<u64>, Failure> {
         let number = query.number(name)?;
         if let Some(number) = number.filter(|number| *number < least) {
-            errors.push(format!("{name}: Invalid value: {number}: must be greater than or equal to {least}"));
+            errors.push(format!(
+                "{name}: Invalid value: {number}: must be greater than or equal to {least}"
+            ));
         }
         Ok(number.and_then(|number| u64::try_from(number).ok()))
     };
@@ -66,6 +68,8 @@ pub(crate) async fn get(call: &Call, place: Place) -> Result<Response, Failure> 
         piece
     });
     let mut response = respond::text(StatusCode::OK, Body::from_stream(bytes));
-    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("text/plain"));
     Ok(response)
 }

@@ -34,8 +34,15 @@ impl Metrics {
     /// Takes a node's measurement in; it replaces the one before. The time of arrival counts as its time, since the
     /// clock of a node may be wrong.
     pub fn record(&self, node: &str, sample: NodeSample) {
-        let reading = Reading { sample: Arc::new(sample), at: Timestamp::now(), seen: Instant::now() };
-        self.nodes.write().unwrap_or_else(PoisonError::into_inner).insert(node.to_owned(), reading);
+        let reading = Reading {
+            sample: Arc::new(sample),
+            at: Timestamp::now(),
+            seen: Instant::now(),
+        };
+        self.nodes
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node.to_owned(), reading);
     }
 
     /// Drops what is known of a node, when it is removed from the cluster.
@@ -45,7 +52,10 @@ impl Metrics {
 
     /// A node's measurement if it arrived within the last ten seconds.
     pub fn latest(&self, node: &str) -> Option<Arc<NodeSample>> {
-        self.read().get(node).filter(|reading| reading.is_fresh()).map(|reading| Arc::clone(&reading.sample))
+        self.read()
+            .get(node)
+            .filter(|reading| reading.is_fresh())
+            .map(|reading| Arc::clone(&reading.sample))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<String, Reading>> {
@@ -54,7 +64,11 @@ impl Metrics {
 
     fn fresh(&self) -> Vec<(String, Reading)> {
         let nodes = self.read();
-        nodes.iter().filter(|(_, reading)| reading.is_fresh()).map(|(node, reading)| (node.clone(), reading.clone())).collect()
+        nodes
+            .iter()
+            .filter(|(_, reading)| reading.is_fresh())
+            .map(|(node, reading)| (node.clone(), reading.clone()))
+            .collect()
     }
 
     /// The objects of a computed kind, in order of namespace and name. Only those whose stored node or pod exists and
@@ -67,14 +81,20 @@ impl Metrics {
         name: &str,
         selection: &Selection,
     ) -> Vec<Value> {
-        let Some(stored) = kinds::by_resource("", "v1", kind.plural) else { return Vec::new() };
+        let Some(stored) = kinds::by_resource("", "v1", kind.plural) else {
+            return Vec::new();
+        };
         let selected = |namespace: &str, name: &str| {
-            store.get(&stored.store_key(namespace, name)).filter(|entry| selection.matches(entry))
+            store
+                .get(&stored.store_key(namespace, name))
+                .filter(|entry| selection.matches(entry))
         };
         let wanted = |of: &str| name.is_empty() || of == name;
         if kind.kind == "NodeMetrics" {
             let nodes = self.fresh().into_iter().filter(|(node, _)| wanted(node));
-            return nodes.filter_map(|(node, reading)| Some(node_metrics(&selected("", &node)?, &reading))).collect();
+            return nodes
+                .filter_map(|(node, reading)| Some(node_metrics(&selected("", &node)?, &reading)))
+                .collect();
         }
         let mut found = BTreeMap::new();
         for (node, reading) in self.fresh() {
@@ -82,7 +102,9 @@ impl Metrics {
                 if !wanted(&pod.name) || !namespace.is_empty() && pod.namespace != namespace {
                     continue;
                 }
-                let Some(entry) = selected(&pod.namespace, &pod.name) else { continue };
+                let Some(entry) = selected(&pod.namespace, &pod.name) else {
+                    continue;
+                };
                 // A node that lost a pod to another may still measure it for a moment.
                 if crate::graph::is_bound_to(&entry, &node) {
                     found.insert(Arc::clone(&entry.key), pod_metrics(&entry, &reading, &pod.containers));
@@ -114,7 +136,12 @@ fn head(kind: &str, entry: &Entry, reading: &Reading) -> Value {
         metadata["namespace"] = namespace.into();
     }
     if !entry.envelope.labels.is_empty() {
-        metadata["labels"] = entry.envelope.labels.iter().map(|(key, value)| (key.to_string(), json!(value))).collect();
+        metadata["labels"] = entry
+            .envelope
+            .labels
+            .iter()
+            .map(|(key, value)| (key.to_string(), json!(value)))
+            .collect();
     }
     let window = Duration::from_millis(u64::from(reading.sample.window_ms));
     json!({

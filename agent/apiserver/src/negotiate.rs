@@ -31,7 +31,11 @@ pub(crate) fn accept(headers: &HeaderMap) -> Result<Form, Failure> {
             }
         }
     }
-    if asked { Err(Status::not_acceptable(PRODUCED).into()) } else { Ok(Form::Object) }
+    if asked {
+        Err(Status::not_acceptable(PRODUCED).into())
+    } else {
+        Ok(Form::Object)
+    }
 }
 
 fn clause_form(clause: &str) -> Option<Form> {
@@ -59,14 +63,20 @@ fn clause_form(clause: &str) -> Option<Form> {
 
 /// True when some clause of `Accept` asks for that form of discovery, such as `APIGroupDiscoveryList` of `v2`.
 pub(crate) fn accepts_discovery(headers: &HeaderMap, kind: &str, version: &str) -> bool {
-    headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(
-        |clause| {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|clause| {
             let has = |name: &str, wanted: &str| {
-                clause.split(';').map(str::trim).any(|part| part.split_once('=') == Some((name, wanted)))
+                clause
+                    .split(';')
+                    .map(str::trim)
+                    .any(|part| part.split_once('=') == Some((name, wanted)))
             };
             has("as", kind) && has("v", version) && has("g", "apidiscovery.k8s.io")
-        },
-    )
+        })
 }
 
 /// Form of a request body.
@@ -89,7 +99,10 @@ pub(crate) fn body_form(headers: &HeaderMap) -> Result<BodyForm, Failure> {
 
 /// `Content-Type` without its parameters; empty when absent.
 pub(crate) fn content_type(headers: &HeaderMap) -> &str {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let value = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
     value.split(';').next().unwrap_or("").trim()
 }
 
@@ -111,9 +124,18 @@ mod tests {
 
     #[test]
     fn the_first_form_that_can_be_produced_wins() {
-        assert_eq!(form("application/vnd.kubernetes.protobuf,application/json"), Ok(Form::Object));
-        assert_eq!(form("application/json;as=Table;v=v1beta1;g=meta.k8s.io, */*"), Ok(Form::Object));
-        assert_eq!(form("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"), Ok(Form::Metadata));
+        assert_eq!(
+            form("application/vnd.kubernetes.protobuf,application/json"),
+            Ok(Form::Object)
+        );
+        assert_eq!(
+            form("application/json;as=Table;v=v1beta1;g=meta.k8s.io, */*"),
+            Ok(Form::Object)
+        );
+        assert_eq!(
+            form("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"),
+            Ok(Form::Metadata)
+        );
         assert_eq!(form("application/json;stream=watch"), Ok(Form::Object));
         assert_eq!(form("application/vnd.kubernetes.protobuf"), Err(406));
         assert_eq!(accept(&HeaderMap::new()).unwrap(), Form::Object);

@@ -50,7 +50,11 @@ pub(crate) fn is_terminating(object: &Value) -> bool {
 
 /// `metadata.finalizers`.
 pub(crate) fn finalizers(object: &Value) -> impl Iterator<Item = &str> {
-    object["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str)
+    object["metadata"]["finalizers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
 }
 
 /// The present time as objects carry it: RFC 3339 in whole seconds.
@@ -106,7 +110,9 @@ fn field_of(object: &Value, path: &str) -> Option<String> {
     let at = |path: &str| path.split('.').try_fold(object, |value, step| value.get(step));
     let value = match path {
         // As Kubernetes: the event's source, or who reported it where that is empty.
-        "source" => at("source.component").filter(|value| value.as_str() != Some("")).or_else(|| at("reportingComponent")),
+        "source" => at("source.component")
+            .filter(|value| value.as_str() != Some(""))
+            .or_else(|| at("reportingComponent")),
         other => at(other),
     };
     match value? {
@@ -138,7 +144,9 @@ pub(crate) fn seal(kind: &Kind, object: &Value) -> Result<Envelope, Failure> {
     }
     json.push(b'}');
     let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
-    let labels = labels.filter_map(|(key, value)| Some((key.as_str().into(), value.as_str()?.into()))).collect();
+    let labels = labels
+        .filter_map(|(key, value)| Some((key.as_str().into(), value.as_str()?.into())))
+        .collect();
     let fields = kind.fields.iter().filter_map(|path| {
         let value = field_of(object, path)?;
         (value != default_of(path)).then(|| ((*path).into(), value.into()))
@@ -170,7 +178,12 @@ mod tests {
         });
         let envelope = seal(pods, &object).unwrap();
         assert_eq!(envelope.label("app"), Some("x"));
-        let entry = Entry { key: "core/pods/d/a".into(), revision: 7, created: 7, envelope: Arc::new(envelope) };
+        let entry = Entry {
+            key: "core/pods/d/a".into(),
+            revision: 7,
+            created: 7,
+            envelope: Arc::new(envelope),
+        };
         assert_eq!(selector_field(&entry, "spec.nodeName"), "pi-1");
         assert_eq!(selector_field(&entry, "spec.hostNetwork"), "false");
         assert_eq!(selector_field(&entry, "status.phase"), "");

@@ -32,8 +32,10 @@ pub(crate) fn get(call: &Call) -> Result<Response, Failure> {
         return respond::entry(call.kind, &call.stored()?, shape, StatusCode::OK);
     }
     let store = &call.server.store;
-    let found =
-        call.server.metrics.objects(store, call.kind, &call.namespace, &call.name, &Selection::default());
+    let found = call
+        .server
+        .metrics
+        .objects(store, call.kind, &call.namespace, &call.name, &Selection::default());
     match found.first() {
         Some(value) => respond::value(call.kind, value, shape),
         None => Err(Status::not_found(call.kind, &call.name).into()),
@@ -45,11 +47,20 @@ pub(crate) fn list(call: &Call, selection: &Selection) -> Result<Response, Failu
     let shape = call.shape()?;
     if !is_stored(call.kind) {
         let store = &call.server.store;
-        let values = call.server.metrics.objects(store, call.kind, &call.namespace, "", selection);
+        let values = call
+            .server
+            .metrics
+            .objects(store, call.kind, &call.namespace, "", selection);
         return respond::list_values(call.kind, &values, shape);
     }
     let options = ListOptions::from_query(&call.query)?;
-    let (entries, meta) = page(&call.server.store, &call.server.snapshots, &call.prefix(), selection, &options)?;
+    let (entries, meta) = page(
+        &call.server.store,
+        &call.server.snapshots,
+        &call.prefix(),
+        selection,
+        &options,
+    )?;
     Ok(respond::list(call.kind, entries, &meta, shape))
 }
 
@@ -90,10 +101,15 @@ pub(crate) fn invalid_options(detail: &str) -> Failure {
 
 /// Reads a resourceVersion of a query; `None` when absent or empty.
 pub(crate) fn version(query: &Query) -> Result<Option<Revision>, Failure> {
-    let Some(text) = query.given("resourceVersion") else { return Ok(None) };
-    text.parse()
-        .map(Some)
-        .map_err(|_| Status::bad_request(format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax")).into())
+    let Some(text) = query.given("resourceVersion") else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        Status::bad_request(format!(
+            "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
+        .into()
+    })
 }
 
 impl ListOptions {
@@ -106,13 +122,19 @@ impl ListOptions {
             .map(|text| Token::decode(text).ok_or_else(|| Status::bad_request("continue key is not valid")))
             .transpose()?;
         if query.given("sendInitialEvents").is_some() {
-            return Err(invalid_options("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"));
+            return Err(invalid_options(
+                "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list",
+            ));
         }
         if mode.is_some() && next.is_some() {
-            return Err(invalid_options("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"));
+            return Err(invalid_options(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
+            ));
         }
         if mode.is_some() && version.is_none() {
-            return Err(invalid_options("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"));
+            return Err(invalid_options(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+            ));
         }
         if next.is_some() && version.is_some_and(|version| version != 0) {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue").into());
@@ -131,7 +153,12 @@ impl ListOptions {
                 )));
             }
         };
-        Ok(Self { limit: usize::try_from(limit).unwrap_or(0), next, version, exact })
+        Ok(Self {
+            limit: usize::try_from(limit).unwrap_or(0),
+            next,
+            version,
+            exact,
+        })
     }
 }
 
@@ -153,11 +180,18 @@ struct Snapshot {
 impl Snapshots {
     fn keep(&self, prefix: &str, revision: Revision, entries: Vec<Entry>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.retain(|snapshot| snapshot.at.elapsed() < SNAPSHOT_AGE && !(snapshot.revision == revision && snapshot.prefix == prefix));
+        kept.retain(|snapshot| {
+            snapshot.at.elapsed() < SNAPSHOT_AGE && !(snapshot.revision == revision && snapshot.prefix == prefix)
+        });
         if kept.len() >= SNAPSHOTS {
             kept.pop_front();
         }
-        kept.push_back(Snapshot { prefix: prefix.to_owned(), revision, entries, at: Instant::now() });
+        kept.push_back(Snapshot {
+            prefix: prefix.to_owned(),
+            revision,
+            entries,
+            at: Instant::now(),
+        });
     }
 
     /// The entries after a key.
@@ -196,15 +230,26 @@ fn page(
             }
         }
     };
-    let mut meta = ListMeta { revision, ..ListMeta::default() };
+    let mut meta = ListMeta {
+        revision,
+        ..ListMeta::default()
+    };
     if options.limit == 0 || all.len() <= options.limit {
         let entries = all.into_iter().filter(|entry| selection.matches(entry)).collect();
         return Ok((entries, meta));
     }
     let mut selected = all.iter().enumerate().filter(|(_, entry)| selection.matches(entry));
-    let chosen: Vec<(usize, Entry)> = selected.by_ref().take(options.limit).map(|(at, entry)| (at, entry.clone())).collect();
+    let chosen: Vec<(usize, Entry)> = selected
+        .by_ref()
+        .take(options.limit)
+        .map(|(at, entry)| (at, entry.clone()))
+        .collect();
     if let (Some((last, entry)), Some(_)) = (chosen.last(), selected.next()) {
-        let token = Token { v: Token::VERSION.to_owned(), rv: revision, start: entry.key.to_string() };
+        let token = Token {
+            v: Token::VERSION.to_owned(),
+            rv: revision,
+            start: entry.key.to_string(),
+        };
         meta.next = Some(token.encode());
         // As in Kubernetes: with a selector the number is not known without looking, so it is left out.
         meta.remaining = selection.is_everything().then(|| all.len() - last - 1);
@@ -219,5 +264,8 @@ fn page(
 pub(crate) fn selected(store: &Store, kind: &Kind, prefix: &str, selection: &Selection) -> (Vec<Entry>, Revision) {
     debug_assert!(is_stored(kind), "computed kinds have no store prefix");
     let (entries, revision) = store.list(prefix);
-    (entries.into_iter().filter(|entry| selection.matches(entry)).collect(), revision)
+    (
+        entries.into_iter().filter(|entry| selection.matches(entry)).collect(),
+        revision,
+    )
 }

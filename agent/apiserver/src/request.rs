@@ -26,8 +26,11 @@ pub(crate) struct ResourcePath {
 
 /// Takes a path apart; `None` when it names no resource (discovery, health, or nothing at all).
 pub(crate) fn resource_path(path: &str) -> Option<ResourcePath> {
-    let decoded: Vec<String> =
-        path.trim_matches('/').split('/').map(|segment| decode(segment, false)).collect::<Option<_>>()?;
+    let decoded: Vec<String> = path
+        .trim_matches('/')
+        .split('/')
+        .map(|segment| decode(segment, false))
+        .collect::<Option<_>>()?;
     let mut segments = decoded.iter().map(String::as_str);
     let group = match segments.next()? {
         "api" => "",
@@ -78,7 +81,10 @@ impl Query {
 
     /// First value of that name, also when empty.
     pub(crate) fn first(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// First value of that name, unless empty.
@@ -88,20 +94,24 @@ impl Query {
 
     /// Every value of that name.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// A switch: absent is false, present is true unless it says `false` or `0`, as in Kubernetes.
     pub(crate) fn flag(&self, name: &str) -> bool {
-        self.first(name).is_some_and(|value| !(value.eq_ignore_ascii_case("false") || value == "0"))
+        self.first(name)
+            .is_some_and(|value| !(value.eq_ignore_ascii_case("false") || value == "0"))
     }
 
     /// A whole number.
     pub(crate) fn number(&self, name: &str) -> Result<Option<i64>, Failure> {
         self.given(name).map_or(Ok(None), |text| {
-            text.parse().map(Some).map_err(|_| {
-                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")).into()
-            })
+            text.parse()
+                .map(Some)
+                .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")).into())
         })
     }
 }
@@ -133,16 +143,27 @@ mod tests {
 
     fn path(text: &str) -> (String, Option<String>, Option<String>, Option<String>) {
         let path = resource_path(text).unwrap();
-        (format!("{}/{}/{}", path.group, path.version, path.resource), path.namespace, path.name, path.subresource)
+        (
+            format!("{}/{}/{}", path.group, path.version, path.resource),
+            path.namespace,
+            path.name,
+            path.subresource,
+        )
     }
 
     #[test]
     fn paths_are_taken_apart() {
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(path("/api/v1/pods"), ("/v1/pods".into(), None, None, None));
-        assert_eq!(path("/api/v1/nodes/pi-1/status"), ("/v1/nodes".into(), None, some("pi-1"), some("status")));
+        assert_eq!(
+            path("/api/v1/nodes/pi-1/status"),
+            ("/v1/nodes".into(), None, some("pi-1"), some("status"))
+        );
         assert_eq!(path("/api/v1/namespaces"), ("/v1/namespaces".into(), None, None, None));
-        assert_eq!(path("/api/v1/namespaces/a"), ("/v1/namespaces".into(), None, some("a"), None));
+        assert_eq!(
+            path("/api/v1/namespaces/a"),
+            ("/v1/namespaces".into(), None, some("a"), None)
+        );
         assert_eq!(
             path("/api/v1/namespaces/a/finalize"),
             ("/v1/namespaces".into(), None, some("a"), some("finalize"))
@@ -151,13 +172,26 @@ mod tests {
             path("/apis/apps/v1/namespaces/a/deployments/web/scale"),
             ("apps/v1/deployments".into(), some("a"), some("web"), some("scale"))
         );
-        assert_eq!(path("/api/v1/namespaces/a/pods/x%2Dy"), ("/v1/pods".into(), some("a"), some("x-y"), None));
+        assert_eq!(
+            path("/api/v1/namespaces/a/pods/x%2Dy"),
+            ("/v1/pods".into(), some("a"), some("x-y"), None)
+        );
         assert!(resource_path("/api/v1/watch/pods").unwrap().watch);
     }
 
     #[test]
     fn paths_that_name_no_resource_are_left_to_others() {
-        for text in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/api/v1/a/b/c/d", "/api/v1//x"] {
+        for text in [
+            "/",
+            "/api",
+            "/api/v1",
+            "/apis",
+            "/apis/apps",
+            "/apis/apps/v1",
+            "/healthz",
+            "/api/v1/a/b/c/d",
+            "/api/v1//x",
+        ] {
             assert_eq!(resource_path(text), None, "{text}");
         }
     }

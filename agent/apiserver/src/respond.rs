@@ -38,7 +38,10 @@ pub(crate) fn json(code: StatusCode, body: impl Into<Body>) -> Response {
 pub(crate) fn text(code: StatusCode, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
     *response.status_mut() = code;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
     response
 }
 
@@ -59,7 +62,9 @@ pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &[String]) {
             value.push(character);
         }
         value.push('"');
-        let Some(left) = room.checked_sub(value.len()) else { return };
+        let Some(left) = room.checked_sub(value.len()) else {
+            return;
+        };
         room = left;
         if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
             headers.append(header::WARNING, value);
@@ -78,7 +83,11 @@ pub(crate) struct Shape {
 
 /// JSON of an entry as it goes out; an entry of a dry run has no version yet.
 pub(crate) fn entry_json(entry: &Entry) -> Bytes {
-    if entry.revision == 0 { entry.envelope.json.clone() } else { entry.json() }
+    if entry.revision == 0 {
+        entry.envelope.json.clone()
+    } else {
+        entry.json()
+    }
 }
 
 /// One stored object.
@@ -119,7 +128,10 @@ struct OnlyMetadata<'a> {
 pub(crate) fn metadata_only(json: &[u8]) -> Result<Bytes, Failure> {
     let object: OnlyMetadata<'_> = serde_json::from_slice(json).map_err(Status::internal)?;
     let metadata = object.metadata.get();
-    Ok(format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata}}}").into())
+    Ok(
+        format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata}}}")
+            .into(),
+    )
 }
 
 /// `metadata` of a list.
@@ -153,7 +165,12 @@ impl ListMeta {
 pub(crate) fn list(kind: &'static Kind, entries: Vec<Entry>, meta: &ListMeta, shape: Shape) -> Response {
     let size: usize = entries.iter().map(|entry| entry.envelope.json.len() + 40).sum();
     let (head, tail) = frame(kind, meta, shape);
-    let pieces = Pieces { kind, entries: entries.into_iter(), shape, first: true };
+    let pieces = Pieces {
+        kind,
+        entries: entries.into_iter(),
+        shape,
+        first: true,
+    };
     let pieces = std::iter::once(head).chain(pieces).chain(std::iter::once(tail));
     if size <= WHOLE {
         let mut body = BytesMut::with_capacity(size + 256);
@@ -171,9 +188,10 @@ pub(crate) fn list_values(kind: &'static Kind, values: &[Value], shape: Shape) -
     body.put(head);
     let items: Vec<Bytes> = match shape.form {
         Form::Object => values.iter().map(|value| value.to_string().into()).collect(),
-        Form::Metadata => {
-            values.iter().map(|value| metadata_only(value.to_string().as_bytes())).collect::<Result<_, _>>()?
-        }
+        Form::Metadata => values
+            .iter()
+            .map(|value| metadata_only(value.to_string().as_bytes()))
+            .collect::<Result<_, _>>()?,
         Form::Table => rows(kind, values.iter(), shape.include),
     };
     for (index, item) in items.into_iter().enumerate() {
@@ -191,13 +209,23 @@ fn frame(kind: &Kind, meta: &ListMeta, shape: Shape) -> (Bytes, Bytes) {
     let meta = meta.to_value();
     let head = match shape.form {
         Form::Object => {
-            format!("{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[", kind.kind, kind.api_version())
+            format!(
+                "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
+                kind.kind,
+                kind.api_version()
+            )
         }
         Form::Metadata => format!(
             "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{meta},\"items\":["
         ),
         Form::Table => {
-            let empty = table::table(kind, std::iter::empty(), Value::Null, shape.include, Timestamp::UNIX_EPOCH);
+            let empty = table::table(
+                kind,
+                std::iter::empty(),
+                Value::Null,
+                shape.include,
+                Timestamp::UNIX_EPOCH,
+            );
             format!(
                 "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{meta},\"columnDefinitions\":{},\"rows\":[",
                 empty["columnDefinitions"]
@@ -209,7 +237,12 @@ fn frame(kind: &Kind, meta: &ListMeta, shape: Shape) -> (Bytes, Bytes) {
 
 fn rows<'a>(kind: &Kind, objects: impl Iterator<Item = &'a Value>, include: IncludeObject) -> Vec<Bytes> {
     let table = table::table(kind, objects, Value::Null, include, Timestamp::now());
-    table["rows"].as_array().into_iter().flatten().map(|row| row.to_string().into()).collect()
+    table["rows"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| row.to_string().into())
+        .collect()
 }
 
 struct Pieces {
@@ -237,8 +270,12 @@ impl Iterator for Pieces {
         let mut piece = BytesMut::with_capacity(PIECE);
         while piece.len() < PIECE && !self.entries.as_slice().is_empty() {
             if self.shape.form == Form::Table {
-                let batch: Vec<Value> =
-                    self.entries.by_ref().take(ROWS).filter_map(|entry| object::parse_versioned(&entry).ok()).collect();
+                let batch: Vec<Value> = self
+                    .entries
+                    .by_ref()
+                    .take(ROWS)
+                    .filter_map(|entry| object::parse_versioned(&entry).ok())
+                    .collect();
                 for row in rows(self.kind, batch.iter(), self.shape.include) {
                     self.item(&mut piece, &row);
                 }

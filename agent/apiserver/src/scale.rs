@@ -28,7 +28,10 @@ pub(crate) async fn update(call: &mut Call, body: Body) -> Result<Response, Fail
     let sent = call.decode_as(TYPE, &body)?;
     let given = object::name(&sent);
     if !given.is_empty() && given != call.name {
-        let message = format!("the name of the object ({given}) does not match the name on the URL ({})", call.name);
+        let message = format!(
+            "the name of the object ({given}) does not match the name on the URL ({})",
+            call.name
+        );
         return Err(Status::bad_request(message).into());
     }
     let entry = update::modify(call, Reach::Main, |object| apply(object, &sent)).await?;
@@ -101,7 +104,10 @@ mod tests {
             "status": {"replicas": 2}
         });
         let mut scale = scale_of(&deployment);
-        assert_eq!(scale["metadata"], json!({"name": "web", "namespace": "d", "uid": "u", "resourceVersion": "5"}));
+        assert_eq!(
+            scale["metadata"],
+            json!({"name": "web", "namespace": "d", "uid": "u", "resourceVersion": "5"})
+        );
         assert_eq!(scale["status"], json!({"replicas": 2, "selector": "app=web"}));
         scale["spec"]["replicas"] = 7.into();
         assert_eq!(apply(deployment.clone(), &scale).unwrap()["spec"]["replicas"], 7);

@@ -23,16 +23,19 @@ impl Selection {
         let labels = query.first("labelSelector").unwrap_or("");
         let labels = LabelSelector::parse(labels).map_err(|error| Status::bad_request(error.to_string()))?;
         let given = query.first("fieldSelector").unwrap_or("");
-        let fields = if name.is_empty() { given.to_owned() } else { format!("metadata.name={name},{given}") };
+        let fields = if name.is_empty() {
+            given.to_owned()
+        } else {
+            format!("metadata.name={name},{given}")
+        };
         let fields = FieldSelector::parse(&fields).map_err(|error| Status::bad_request(error.to_string()))?;
         Ok(Self { labels, fields })
     }
 
     /// Refuses fields that objects of the kind cannot be selected by.
     pub(crate) fn check(&self, kind: &Kind, query: &Query) -> Result<(), Failure> {
-        let known = |field: &str| {
-            matches!(field, "metadata.name" | "metadata.namespace") || kind.fields.contains(&field)
-        };
+        let known =
+            |field: &str| matches!(field, "metadata.name" | "metadata.namespace") || kind.fields.contains(&field);
         match self.fields.terms().iter().find(|term| !known(&term.field)) {
             None => Ok(()),
             Some(term) => Err(error::field_not_supported(

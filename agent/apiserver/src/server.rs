@@ -46,7 +46,11 @@ pub struct Options {
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Options").field("cluster", &self.cluster).field("images", &self.images).finish_non_exhaustive()
+        formatter
+            .debug_struct("Options")
+            .field("cluster", &self.cluster)
+            .field("images", &self.images)
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +87,10 @@ pub struct ApiServer {
 
 impl std::fmt::Debug for ApiServer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("ApiServer").field("options", &self.inner.options).finish_non_exhaustive()
+        formatter
+            .debug_struct("ApiServer")
+            .field("options", &self.inner.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -125,7 +132,9 @@ impl ApiServer {
     pub async fn bootstrap(&self) -> Result<(), Error> {
         let images = self.inner.options.images.clone();
         archive::prepare(&images).map_err(|source| Error::Images { path: images, source })?;
-        let Some(kind) = kinds::by_resource("", "v1", "namespaces") else { return Ok(()) };
+        let Some(kind) = kinds::by_resource("", "v1", "namespaces") else {
+            return Ok(());
+        };
         for name in NAMESPACES {
             let mut call = Call {
                 server: Arc::clone(&self.inner),
@@ -155,7 +164,9 @@ impl ApiServer {
     /// The API for a listener that puts an [`Identity`] into each request's extensions; a request without one is
     /// anonymous.
     pub fn router(&self) -> Router {
-        Router::new().fallback(dispatch::handle).with_state(Arc::clone(&self.inner))
+        Router::new()
+            .fallback(dispatch::handle)
+            .with_state(Arc::clone(&self.inner))
     }
 
     /// The API for one in-process caller: every request is this user's, whatever it carries. Groups as in

@@ -10,7 +10,13 @@ use serde_json::{Map, Value, json};
 use crate::object::{child, metadata};
 
 /// Metadata that only the server writes.
-const SYSTEM: &[&str] = &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"];
+const SYSTEM: &[&str] = &[
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+];
 
 /// Metadata that is accepted but not kept.
 const DROPPED: &[&str] = &["managedFields", "selfLink", "resourceVersion"];
@@ -138,7 +144,9 @@ fn keep_addresses(spec: &mut Map<String, Value>, old: &Value) {
         return;
     }
     for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        let absent = spec.get(field).is_none_or(|value| value.is_null() || value.as_str() == Some(""));
+        let absent = spec
+            .get(field)
+            .is_none_or(|value| value.is_null() || value.as_str() == Some(""));
         if absent {
             put(spec, field, old.get(field).cloned());
         }
@@ -166,7 +174,11 @@ fn keep_all_but_status(kind: &Kind, new: &mut Value, old: &Value) {
 /// True when anything but metadata and status differs.
 fn desired_changed(new: &Value, old: &Value) -> bool {
     fn desired(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
-        object.as_object().into_iter().flatten().filter(|(key, _)| *key != "metadata" && *key != "status")
+        object
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(key, _)| *key != "metadata" && *key != "status")
     }
     !desired(new).eq(desired(old))
 }
@@ -218,7 +230,9 @@ fn quality_of_service(pod: &Value) -> &'static str {
             for (index, resource) in COUNTED.into_iter().enumerate() {
                 let amount = |what: &str| {
                     let value = &container["resources"][what][resource];
-                    Quantity::from_value(value).ok().filter(|amount| amount.cmp(&Quantity::ZERO) == Ordering::Greater)
+                    Quantity::from_value(value)
+                        .ok()
+                        .filter(|amount| amount.cmp(&Quantity::ZERO) == Ordering::Greater)
                 };
                 requests[index] = requests[index] + amount("requests").unwrap_or_default();
                 match amount("limits") {
@@ -248,7 +262,7 @@ mod tests {
         by_resource(group, "v1", plural).unwrap()
     }
 
-    fn pod(resources: Value) -> Value {
+    fn pod(resources: &Value) -> Value {
         json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "resources": resources}]}})
     }
 
@@ -264,13 +278,13 @@ mod tests {
             ),
             (json!({"requests": {"cpu": "1"}, "limits": {"cpu": "1"}}), "Burstable"),
         ] {
-            assert_eq!(quality_of_service(&pod(resources.clone())), class, "{resources}");
+            assert_eq!(quality_of_service(&pod(&resources)), class, "{resources}");
         }
     }
 
     #[test]
     fn create_replaces_what_only_the_server_writes() {
-        let mut object = pod(json!({}));
+        let mut object = pod(&json!({}));
         object["metadata"]["uid"] = "mine".into();
         object["metadata"]["labels"] = json!({});
         object["status"] = json!({"phase": "Running"});
@@ -283,7 +297,8 @@ mod tests {
 
     #[test]
     fn generation_counts_only_changes_of_the_spec() {
-        let old = json!({"metadata": {"name": "a", "generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 1}});
+        let old =
+            json!({"metadata": {"name": "a", "generation": 3}, "spec": {"replicas": 1}, "status": {"replicas": 1}});
         let deployments = kind("apps", "deployments");
         let mut labelled = old.clone();
         labelled["metadata"]["labels"] = json!({"a": "b"});

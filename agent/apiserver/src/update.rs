@@ -145,7 +145,12 @@ pub(crate) async fn modify(
             defaults::apply(kind, &mut new);
         }
         strategy::prepare_update(kind, &mut new, &old, reach);
-        let write = NodeWrite { kind, name: &call.name, new: Some(&new), old: Some(&old) };
+        let write = NodeWrite {
+            kind,
+            name: &call.name,
+            new: Some(&new),
+            old: Some(&old),
+        };
         admission::node_restriction(&call.identity, &write)?;
         check_rules(call, reach, &new, &old)?;
         if reach == Reach::Main && new.get("spec") != old.get("spec") {
@@ -154,7 +159,10 @@ pub(crate) async fn modify(
         let envelope = object::seal(kind, &new)?;
         let finished = is_deletion_finished(kind, &new);
         if dry {
-            return Ok(Entry { envelope: envelope.into(), ..entry });
+            return Ok(Entry {
+                envelope: envelope.into(),
+                ..entry
+            });
         }
         let when = When::Is(entry.revision);
         let operation = if finished {
@@ -162,7 +170,11 @@ pub(crate) async fn modify(
         } else if *entry.envelope == envelope {
             return Ok(entry);
         } else {
-            Op::Put { key: key.clone(), envelope: envelope.clone(), when }
+            Op::Put {
+                key: key.clone(),
+                envelope: envelope.clone(),
+                when,
+            }
         };
         if let Some(answers) = call.commit(vec![operation]).await? {
             let Some(Some(answer)) = answers.into_iter().next() else {
@@ -170,7 +182,10 @@ pub(crate) async fn modify(
             };
             if finished {
                 call.server.deleted(kind, &call.name);
-                return Ok(Entry { envelope: envelope.into(), ..answer });
+                return Ok(Entry {
+                    envelope: envelope.into(),
+                    ..answer
+                });
             }
             return Ok(answer);
         }
@@ -181,7 +196,10 @@ pub(crate) async fn modify(
 fn check_name(call: &Call, object: &Value) -> Result<(), Failure> {
     let name = object::name(object);
     if !name.is_empty() && name != call.name {
-        let message = format!("the name of the object ({name}) does not match the name on the URL ({})", call.name);
+        let message = format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.name
+        );
         return Err(Status::bad_request(message).into());
     }
     let namespace = object::namespace(object);
@@ -223,7 +241,11 @@ fn check_rules(call: &Call, reach: Reach, new: &Value, old: &Value) -> Result<()
     }
     let mut errors = schema::violations(call.kind, new);
     errors.extend(validate::update(call.kind, new, old));
-    if errors.is_empty() { Ok(()) } else { Err(Status::invalid(call.kind, &call.name, &errors).into()) }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Status::invalid(call.kind, &call.name, &errors).into())
+    }
 }
 
 /// True when nothing keeps a deleted object any more.

@@ -47,14 +47,20 @@ impl WatchOptions {
     fn from_query(query: &Query) -> Result<Self, Failure> {
         let from = version(query)?.filter(|version| *version != 0);
         let mode = query.given("resourceVersionMatch");
-        let initial = query.given("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+        let initial = query
+            .given("sendInitialEvents")
+            .map(|_| query.flag("sendInitialEvents"));
         let bookmarks = query.flag("allowWatchBookmarks");
         match (initial, mode) {
             (None, Some(_)) => {
-                return Err(invalid_options("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
+                return Err(invalid_options(
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ));
             }
             (Some(_), None) => {
-                return Err(invalid_options("resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+                return Err(invalid_options(
+                    "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                ));
             }
             (Some(_), Some(other)) if other != "NotOlderThan" => {
                 return Err(invalid_options(&format!(
@@ -93,7 +99,11 @@ pub(crate) fn watch(call: &Call, selection: Selection, place: Place) -> Result<R
         None => store.list(&prefix),
     };
     let started = store.watch(&prefix, from);
-    let mut events = Events { kind: call.kind, shape, first: true };
+    let mut events = Events {
+        kind: call.kind,
+        shape,
+        first: true,
+    };
     let changes = match started {
         Ok(changes) => changes,
         // As Kubernetes: what is wrong with the version is said inside the stream.
@@ -135,9 +145,7 @@ fn refusal(error: &minidc_store::Error, from: Revision) -> Failure {
         Error::Compacted { oldest } => Status::too_old_version(from, *oldest).into(),
         // A revision of another store, or of this one before it was put back: only a new list helps.
         Error::Ahead { current, .. } => Status::too_old_version(from, *current).into(),
-        Error::Lagged { .. } => {
-            Status::expired("The resourceVersion for the provided watch is too old.").into()
-        }
+        Error::Lagged { .. } => Status::expired("The resourceVersion for the provided watch is too old.").into(),
         Error::Closed => Status::service_unavailable("the server is shutting down").into(),
         other => Failure::store(other),
     }
@@ -227,9 +235,10 @@ impl Events {
                     (None, false) => None,
                 }
             }
-            Change::Delete { previous, revision } => {
-                selection.matches(previous).then(|| self.entry("DELETED", previous, *revision)).flatten()
-            }
+            Change::Delete { previous, revision } => selection
+                .matches(previous)
+                .then(|| self.entry("DELETED", previous, *revision))
+                .flatten(),
         }
     }
 

@@ -9,7 +9,15 @@ const LEASES: &str = "kube-node-lease";
 
 /// Decides for `system:node:NAME`. Which fields a permitted write may change is admission's matter.
 pub(super) fn decide(store: &Store, node: &str, attributes: &Attributes<'_>) -> Decision {
-    let Attributes { verb, group, resource, subresource, namespace, name, .. } = *attributes;
+    let Attributes {
+        verb,
+        group,
+        resource,
+        subresource,
+        namespace,
+        name,
+        ..
+    } = *attributes;
     let plain = subresource.is_empty();
     let reading = matches!(verb, "get" | "list" | "watch");
     let writing = matches!(verb, "update" | "patch");
@@ -17,7 +25,9 @@ pub(super) fn decide(store: &Store, node: &str, attributes: &Attributes<'_>) -> 
         ("", "nodes") => match verb {
             "get" | "list" | "watch" if plain => Decision::Allowed,
             "create" if plain => Decision::Allowed,
-            "update" | "patch" if plain || subresource == "status" => own(node, name, "can only modify its own Node object"),
+            "update" | "patch" if plain || subresource == "status" => {
+                own(node, name, "can only modify its own Node object")
+            }
             _ => Decision::Denied(None),
         },
         ("", "pods") => pods(store, node, attributes),
@@ -27,11 +37,17 @@ pub(super) fn decide(store: &Store, node: &str, attributes: &Attributes<'_>) -> 
         ("", "services" | "namespaces") if plain && reading => Decision::Allowed,
         ("coordination.k8s.io", "leases") if plain => {
             if namespace != LEASES {
-                return Decision::Denied(Some(format!("can only access leases in the {LEASES:?} system namespace")));
+                return Decision::Denied(Some(format!(
+                    "can only access leases in the {LEASES:?} system namespace"
+                )));
             }
             match verb {
                 "create" => Decision::Allowed,
-                "get" | "update" | "patch" | "delete" => own(node, name, "can only access node lease with the same name as the requesting node"),
+                "get" | "update" | "patch" | "delete" => own(
+                    node,
+                    name,
+                    "can only access node lease with the same name as the requesting node",
+                ),
                 _ => Decision::Denied(None),
             }
         }
@@ -47,17 +63,30 @@ pub(super) fn decide(store: &Store, node: &str, attributes: &Attributes<'_>) -> 
 }
 
 fn own(node: &str, name: &str, otherwise: &str) -> Decision {
-    if node == name { Decision::Allowed } else { Decision::Denied(Some(otherwise.to_owned())) }
+    if node == name {
+        Decision::Allowed
+    } else {
+        Decision::Denied(Some(otherwise.to_owned()))
+    }
 }
 
 fn pods(store: &Store, node: &str, attributes: &Attributes<'_>) -> Decision {
-    let Attributes { verb, subresource, namespace, name, fields, .. } = *attributes;
+    let Attributes {
+        verb,
+        subresource,
+        namespace,
+        name,
+        fields,
+        ..
+    } = *attributes;
     let one = match (verb, subresource) {
         ("list" | "watch", "") if name.is_empty() => {
             return if fields.exact("spec.nodeName") == Some(node) {
                 Decision::Allowed
             } else {
-                Decision::Denied(Some("can only list/watch pods with spec.nodeName field selector".to_owned()))
+                Decision::Denied(Some(
+                    "can only list/watch pods with spec.nodeName field selector".to_owned(),
+                ))
             };
         }
         ("get" | "list" | "watch", "" | "status") | ("delete", "") | ("update" | "patch", "status") => !name.is_empty(),
@@ -92,5 +121,7 @@ fn referenced(store: &Store, node: &str, referent: Referent, attributes: &Attrib
 }
 
 fn unrelated(node: &str) -> Decision {
-    Decision::Denied(Some(format!("no relationship found between node '{node}' and this object")))
+    Decision::Denied(Some(format!(
+        "no relationship found between node '{node}' and this object"
+    )))
 }

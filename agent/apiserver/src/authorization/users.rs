@@ -10,7 +10,11 @@ struct Rule {
 }
 
 const fn rule(group: &'static str, resources: &'static [&'static str], verbs: &'static [&'static str]) -> Rule {
-    Rule { group, resources, verbs }
+    Rule {
+        group,
+        resources,
+        verbs,
+    }
 }
 
 const READ: &[&str] = &["get", "list", "watch"];
@@ -28,8 +32,16 @@ const USERS: &[(&str, &[Rule])] = &[
         "system:serviceaccount:kube-system:deployment-controller",
         &[
             rule("apps", &["deployments"], READ),
-            rule("apps", &["deployments", "deployments/status", "deployments/finalizers"], WRITE),
-            rule("apps", &["replicasets"], &["get", "list", "watch", "create", "update", "patch", "delete"]),
+            rule(
+                "apps",
+                &["deployments", "deployments/status", "deployments/finalizers"],
+                WRITE,
+            ),
+            rule(
+                "apps",
+                &["replicasets"],
+                &["get", "list", "watch", "create", "update", "patch", "delete"],
+            ),
             rule("apps", &["replicasets/scale", "replicasets/status"], WRITE),
             rule("", &["pods"], &["get", "list", "watch", "update", "patch"]),
         ],
@@ -38,8 +50,16 @@ const USERS: &[(&str, &[Rule])] = &[
         "system:serviceaccount:kube-system:replicaset-controller",
         &[
             rule("apps", &["replicasets"], READ),
-            rule("apps", &["replicasets", "replicasets/status", "replicasets/finalizers"], WRITE),
-            rule("", &["pods"], &["get", "list", "watch", "create", "update", "patch", "delete"]),
+            rule(
+                "apps",
+                &["replicasets", "replicasets/status", "replicasets/finalizers"],
+                WRITE,
+            ),
+            rule(
+                "",
+                &["pods"],
+                &["get", "list", "watch", "create", "update", "patch", "delete"],
+            ),
         ],
     ),
     (
@@ -54,7 +74,11 @@ const USERS: &[(&str, &[Rule])] = &[
     ),
     (
         "system:serviceaccount:kube-system:generic-garbage-collector",
-        &[rule("*", &["*"], &["get", "list", "watch", "update", "patch", "delete"])],
+        &[rule(
+            "*",
+            &["*"],
+            &["get", "list", "watch", "update", "patch", "delete"],
+        )],
     ),
     (
         "system:serviceaccount:kube-system:pod-garbage-collector",
@@ -67,7 +91,11 @@ const USERS: &[(&str, &[Rule])] = &[
     (
         "system:serviceaccount:kube-system:namespace-controller",
         &[
-            rule("", &["namespaces"], &["get", "list", "watch", "delete", "update", "patch"]),
+            rule(
+                "",
+                &["namespaces"],
+                &["get", "list", "watch", "delete", "update", "patch"],
+            ),
             rule("", &["namespaces/finalize", "namespaces/status"], WRITE),
             rule("*", &["*"], &["get", "list", "watch", "delete", "deletecollection"]),
         ],
@@ -87,7 +115,9 @@ const USERS: &[(&str, &[Rule])] = &[
 
 /// True when a row of the table allows it.
 pub(super) fn may(user: &str, attributes: &Attributes<'_>) -> bool {
-    let Some((_, rules)) = USERS.iter().find(|(name, _)| *name == user) else { return false };
+    let Some((_, rules)) = USERS.iter().find(|(name, _)| *name == user) else {
+        return false;
+    };
     let resource = if attributes.subresource.is_empty() {
         attributes.resource.to_owned()
     } else {
@@ -109,7 +139,18 @@ mod tests {
 
     fn allowed(user: &str, verb: &str, group: &str, resource: &str, subresource: &str) -> bool {
         let fields = FieldSelector::default();
-        may(user, &Attributes { verb, group, resource, subresource, namespace: "default", name: "x", fields: &fields })
+        may(
+            user,
+            &Attributes {
+                verb,
+                group,
+                resource,
+                subresource,
+                namespace: "default",
+                name: "x",
+                fields: &fields,
+            },
+        )
     }
 
     #[test]

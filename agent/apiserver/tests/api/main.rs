@@ -1,5 +1,18 @@
 //! The API server from the outside, by statement.
 
+#[cfg(test)]
+mod archive;
+#[cfg(test)]
+mod clients;
+#[cfg(test)]
+mod feed;
+#[cfg(test)]
+mod nodes;
+#[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
 mod verbs;
+#[cfg(test)]
 mod watch;

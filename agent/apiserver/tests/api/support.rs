@@ -30,7 +30,10 @@ impl NodeDialer for FakeNodes {
         self.dialled.lock().unwrap().push((node.clone(), target.clone()));
         Box::pin(async move {
             if node == "away" {
-                return Err(DialError { code: 503, message: "node away is not connected".to_owned() });
+                return Err(DialError {
+                    code: 503,
+                    message: "node away is not connected".to_owned(),
+                });
             }
             let (ours, theirs) = tokio::io::duplex(64 << 10);
             match target {
@@ -44,7 +47,9 @@ impl NodeDialer for FakeNodes {
 
 async fn log(mut io: DuplexStream, query: LogQuery) {
     let lines = ["one", "two", "three"];
-    let from = query.tail_lines.map_or(0, |tail| lines.len().saturating_sub(tail as usize));
+    let from = query
+        .tail_lines
+        .map_or(0, |tail| lines.len().saturating_sub(tail as usize));
     for line in &lines[from..] {
         io.write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }
@@ -71,7 +76,14 @@ async fn exec(mut io: DuplexStream, query: ExecQuery) {
     let success = json!({"metadata": {}, "status": "Success"});
     let mut result = success;
     match query.command[0].as_str() {
-        "echo" => send(&mut io, Channel::Stdout, format!("{}\n", query.command[1..].join(" ")).as_bytes()).await,
+        "echo" => {
+            send(
+                &mut io,
+                Channel::Stdout,
+                format!("{}\n", query.command[1..].join(" ")).as_bytes(),
+            )
+            .await;
+        }
         "cat" => {
             while let Some((channel, payload)) = receive(&mut io).await {
                 match channel {
@@ -129,13 +141,21 @@ impl Answer {
     }
 
     pub(crate) fn warnings(&self) -> Vec<&str> {
-        self.headers.get_all("warning").iter().map(|value| value.to_str().unwrap()).collect()
+        self.headers
+            .get_all("warning")
+            .iter()
+            .map(|value| value.to_str().unwrap())
+            .collect()
     }
 }
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
-        Self::with(minidc_store::Options { memory_prefixes: memory_prefixes(), ..minidc_store::Options::default() }).await
+        Self::with(minidc_store::Options {
+            memory_prefixes: memory_prefixes(),
+            ..minidc_store::Options::default()
+        })
+        .await
     }
 
     pub(crate) async fn with(options: minidc_store::Options) -> Self {
@@ -151,7 +171,11 @@ impl Cluster {
             },
         );
         server.bootstrap().await.unwrap();
-        Self { server, nodes, directory }
+        Self {
+            server,
+            nodes,
+            directory,
+        }
     }
 
     pub(crate) fn admin(&self) -> Client {
@@ -163,11 +187,15 @@ impl Cluster {
     }
 
     pub(crate) fn user(&self, user: &str, groups: &[&str]) -> Client {
-        Client { router: self.server.router_as(user, groups) }
+        Client {
+            router: self.server.router_as(user, groups),
+        }
     }
 
     pub(crate) fn anonymous(&self) -> Client {
-        Client { router: self.server.router() }
+        Client {
+            router: self.server.router(),
+        }
     }
 
     /// A pod of `default` bound to a node.
@@ -212,14 +240,25 @@ impl Client {
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
-        let bytes = tokio::time::timeout(LIMIT, body.collect()).await.unwrap().unwrap().to_bytes();
+        let bytes = tokio::time::timeout(LIMIT, body.collect())
+            .await
+            .unwrap()
+            .unwrap()
+            .to_bytes();
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Answer { code: parts.status, headers: parts.headers, body }
+        Answer {
+            code: parts.status,
+            headers: parts.headers,
+            body,
+        }
     }
 
     pub(crate) async fn request(&self, method: &str, path: &str, content_type: &str, body: impl Into<Body>) -> Answer {
-        let request = Request::builder().method(method).uri(path).header("content-type", content_type);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", content_type);
         self.send(request.body(body.into()).unwrap()).await
     }
 
@@ -228,7 +267,8 @@ impl Client {
     }
 
     pub(crate) async fn get_as(&self, path: &str, accept: &str) -> Answer {
-        self.send(Request::get(path).header("accept", accept).body(Body::empty()).unwrap()).await
+        self.send(Request::get(path).header("accept", accept).body(Body::empty()).unwrap())
+            .await
     }
 
     pub(crate) async fn post(&self, path: &str, object: &Value) -> Answer {
@@ -240,7 +280,8 @@ impl Client {
     }
 
     pub(crate) async fn merge(&self, path: &str, patch: &Value) -> Answer {
-        self.request("PATCH", path, "application/merge-patch+json", patch.to_string()).await
+        self.request("PATCH", path, "application/merge-patch+json", patch.to_string())
+            .await
     }
 
     pub(crate) async fn delete(&self, path: &str) -> Answer {
@@ -255,7 +296,10 @@ impl Client {
         let request = Request::get(path).header("accept", accept).body(Body::empty()).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);
-        Events { body: response.into_body(), buffer: Vec::new() }
+        Events {
+            body: response.into_body(),
+            buffer: Vec::new(),
+        }
     }
 }
 
@@ -273,7 +317,9 @@ impl Events {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let frame = tokio::time::timeout(LIMIT, self.body.frame()).await.expect("an event in time")?;
+            let frame = tokio::time::timeout(LIMIT, self.body.frame())
+                .await
+                .expect("an event in time")?;
             self.buffer.extend_from_slice(&frame.unwrap().into_data().unwrap());
         }
     }

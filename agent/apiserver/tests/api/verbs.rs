@@ -1,7 +1,7 @@
 //! Each verb by statement, through the router.
 
-use serde_json::{Value, json};
 use crate::support::{Cluster, config_map, deployment, pod};
+use serde_json::{Value, json};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
@@ -17,7 +17,12 @@ async fn bootstrap_makes_the_namespaces_and_may_be_repeated() {
     let cluster = Cluster::start().await;
     cluster.server.bootstrap().await.unwrap();
     let list = cluster.admin().get("/api/v1/namespaces").await.expect(200);
-    let names: Vec<&str> = list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["metadata"]["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names, ["default", "kube-node-lease", "kube-public", "kube-system"]);
     let first = &list["items"][0];
     assert_eq!(first["metadata"]["labels"]["kubernetes.io/metadata.name"], "default");
@@ -41,21 +46,28 @@ async fn created_object_is_complete_and_can_be_read() {
     assert_eq!(again.expect(409)["reason"], "AlreadyExists");
     let missing = admin.get(&format!("{MAPS}/b")).await;
     assert_eq!(missing.message(), "configmaps \"b\" not found");
-    assert_eq!(missing.expect(404)["details"], json!({"kind": "configmaps", "name": "b"}));
+    assert_eq!(
+        missing.expect(404)["details"],
+        json!({"kind": "configmaps", "name": "b"})
+    );
 }
 
 #[tokio::test]
 async fn create_needs_a_living_namespace() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    let nowhere = admin.post("/api/v1/namespaces/nowhere/configmaps", &config_map("a")).await;
+    let nowhere = admin
+        .post("/api/v1/namespaces/nowhere/configmaps", &config_map("a"))
+        .await;
     assert_eq!(nowhere.message(), "namespaces \"nowhere\" not found");
     nowhere.expect(404);
     let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "short"}});
     admin.post("/api/v1/namespaces", &space).await.expect(201);
     let terminating = admin.delete("/api/v1/namespaces/short").await.expect(200);
     assert_eq!(terminating["status"]["phase"], "Terminating");
-    let refused = admin.post("/api/v1/namespaces/short/configmaps", &config_map("a")).await;
+    let refused = admin
+        .post("/api/v1/namespaces/short/configmaps", &config_map("a"))
+        .await;
     assert_eq!(
         refused.message(),
         "configmaps \"a\" is forbidden: unable to create new content in namespace short because it is being terminated"
@@ -63,7 +75,10 @@ async fn create_needs_a_living_namespace() {
     refused.expect(403);
     let mut finalized = admin.get("/api/v1/namespaces/short").await.expect(200);
     finalized["spec"]["finalizers"] = json!([]);
-    admin.put("/api/v1/namespaces/short/finalize", &finalized).await.expect(200);
+    admin
+        .put("/api/v1/namespaces/short/finalize", &finalized)
+        .await
+        .expect(200);
     admin.get("/api/v1/namespaces/short").await.expect(404);
     admin.delete("/api/v1/namespaces/default").await.expect(403);
 }
@@ -102,14 +117,22 @@ async fn new_pod_gets_status_tolerations_and_generation() {
     assert_eq!(created["spec"]["restartPolicy"], "Always");
     let tolerations = created["spec"]["tolerations"].as_array().unwrap();
     assert_eq!(tolerations.len(), 2);
-    assert!(tolerations.iter().all(|toleration| toleration["tolerationSeconds"] == 3 && toleration["effect"] == "NoExecute"));
+    assert!(
+        tolerations
+            .iter()
+            .all(|toleration| toleration["tolerationSeconds"] == 3 && toleration["effect"] == "NoExecute")
+    );
 }
 
 #[tokio::test]
 async fn yaml_is_read_too() {
     let cluster = Cluster::start().await;
     let body = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: from-yaml\ndata:\n  a: b\n";
-    let created = cluster.admin().request("POST", MAPS, "application/yaml", body).await.expect(201);
+    let created = cluster
+        .admin()
+        .request("POST", MAPS, "application/yaml", body)
+        .await
+        .expect(201);
     assert_eq!(created["data"]["a"], "b");
 }
 
@@ -119,13 +142,27 @@ async fn unknown_fields_are_refused_warned_of_or_ignored() {
     let admin = cluster.admin();
     let mut object = deployment("web");
     object["spec"]["foo"] = 1.into();
-    let strict = admin.post(&format!("{DEPLOYMENTS}?fieldValidation=Strict&dryRun=All"), &object).await;
-    assert!(strict.message().contains("strict decoding error: unknown field \"spec.foo\""), "{}", strict.message());
+    let strict = admin
+        .post(&format!("{DEPLOYMENTS}?fieldValidation=Strict&dryRun=All"), &object)
+        .await;
+    assert!(
+        strict
+            .message()
+            .contains("strict decoding error: unknown field \"spec.foo\""),
+        "{}",
+        strict.message()
+    );
     strict.expect(400);
     let warned = admin.post(&format!("{DEPLOYMENTS}?dryRun=All"), &object).await;
-    assert!(warned.warnings().contains(&"299 - \"unknown field \\\"spec.foo\\\"\""), "{:?}", warned.warnings());
+    assert!(
+        warned.warnings().contains(&"299 - \"unknown field \\\"spec.foo\\\"\""),
+        "{:?}",
+        warned.warnings()
+    );
     warned.expect(201);
-    let ignored = admin.post(&format!("{DEPLOYMENTS}?fieldValidation=Ignore"), &object).await;
+    let ignored = admin
+        .post(&format!("{DEPLOYMENTS}?fieldValidation=Ignore"), &object)
+        .await;
     assert!(!ignored.warnings().iter().any(|warning| warning.contains("foo")));
     assert_eq!(ignored.expect(201)["spec"].get("foo"), None);
 }
@@ -134,15 +171,24 @@ async fn unknown_fields_are_refused_warned_of_or_ignored() {
 async fn dry_run_changes_nothing() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    let created = admin.post(&format!("{MAPS}?dryRun=All"), &config_map("a")).await.expect(201);
+    let created = admin
+        .post(&format!("{MAPS}?dryRun=All"), &config_map("a"))
+        .await
+        .expect(201);
     assert_eq!(created["metadata"].get("resourceVersion"), None);
     admin.get(&format!("{MAPS}/a")).await.expect(404);
     let stored = admin.post(MAPS, &config_map("a")).await.expect(201);
-    let patched = admin.merge(&format!("{MAPS}/a?dryRun=All"), &json!({"data": {"key": "other"}})).await.expect(200);
+    let patched = admin
+        .merge(&format!("{MAPS}/a?dryRun=All"), &json!({"data": {"key": "other"}}))
+        .await
+        .expect(200);
     assert_eq!(patched["data"]["key"], "other");
     admin.delete(&format!("{MAPS}/a?dryRun=All")).await.expect(200);
     assert_eq!(admin.get(&format!("{MAPS}/a")).await.expect(200), stored);
-    admin.post(&format!("{MAPS}?dryRun=Some"), &config_map("b")).await.expect(422);
+    admin
+        .post(&format!("{MAPS}?dryRun=Some"), &config_map("b"))
+        .await
+        .expect(422);
 }
 
 #[tokio::test]
@@ -170,7 +216,10 @@ async fn update_with_an_old_version_is_a_conflict() {
     let mut stranger = unconditional.clone();
     stranger["metadata"]["uid"] = "00000000-0000-0000-0000-000000000000".into();
     admin.put(&format!("{MAPS}/a"), &stranger).await.expect(409);
-    admin.put(&format!("{MAPS}/missing"), &config_map("missing")).await.expect(404);
+    admin
+        .put(&format!("{MAPS}/missing"), &config_map("missing"))
+        .await
+        .expect(404);
 }
 
 #[tokio::test]
@@ -178,7 +227,10 @@ async fn update_that_changes_nothing_is_not_written() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
     let first = admin.post(DEPLOYMENTS, &deployment("web")).await.expect(201);
-    let second = admin.put(&format!("{DEPLOYMENTS}/web"), &deployment("web")).await.expect(200);
+    let second = admin
+        .put(&format!("{DEPLOYMENTS}/web"), &deployment("web"))
+        .await
+        .expect(200);
     assert_eq!(version(&first), version(&second));
     let patched = admin.merge(&format!("{DEPLOYMENTS}/web"), &json!({})).await.expect(200);
     assert_eq!(version(&first), version(&patched));
@@ -190,12 +242,20 @@ async fn patches_of_all_three_kinds_apply() {
     let admin = cluster.admin();
     admin.post(DEPLOYMENTS, &deployment("web")).await.expect(201);
     let path = format!("{DEPLOYMENTS}/web");
-    let merged = admin.merge(&path, &json!({"metadata": {"labels": {"tier": "front"}}})).await.expect(200);
+    let merged = admin
+        .merge(&path, &json!({"metadata": {"labels": {"tier": "front"}}}))
+        .await
+        .expect(200);
     assert_eq!(merged["metadata"]["labels"]["tier"], "front");
     assert_eq!(merged["metadata"]["generation"], 1);
     let strategic = json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "image": "demo:2"}]}}}});
     let strategic = admin
-        .request("PATCH", &path, "application/strategic-merge-patch+json", strategic.to_string())
+        .request(
+            "PATCH",
+            &path,
+            "application/strategic-merge-patch+json",
+            strategic.to_string(),
+        )
         .await
         .expect(200);
     let containers = strategic["spec"]["template"]["spec"]["containers"].as_array().unwrap();
@@ -205,19 +265,39 @@ async fn patches_of_all_three_kinds_apply() {
     let operations = json!([
         {"op": "test", "path": "/spec/replicas", "value": 3}, {"op": "replace", "path": "/spec/replicas", "value": 5}
     ]);
-    let patched = admin.request("PATCH", &path, "application/json-patch+json", operations.to_string()).await.expect(200);
+    let patched = admin
+        .request("PATCH", &path, "application/json-patch+json", operations.to_string())
+        .await
+        .expect(200);
     assert_eq!(patched["spec"]["replicas"], 5);
-    let failed = admin.request("PATCH", &path, "application/json-patch+json", operations.to_string()).await;
-    assert!(failed.message().starts_with("the server rejected our request due to an error in our request"));
+    let failed = admin
+        .request("PATCH", &path, "application/json-patch+json", operations.to_string())
+        .await;
+    assert!(
+        failed
+            .message()
+            .starts_with("the server rejected our request due to an error in our request")
+    );
     failed.expect(422);
     let stale = json!({"metadata": {"resourceVersion": "1"}, "spec": {"replicas": 1}});
     admin.merge(&path, &stale).await.expect(409);
-    let apply = admin.request("PATCH", &path, "application/apply-patch+yaml", "{}").await;
+    let apply = admin
+        .request("PATCH", &path, "application/apply-patch+yaml", "{}")
+        .await;
     assert!(apply.message().contains("client-side apply"));
     apply.expect(415);
-    admin.request("PATCH", &path, "application/json", "{}").await.expect(415);
-    let unknown = admin.merge(&format!("{path}?fieldValidation=Strict"), &json!({"spec": {"foo": 1}})).await;
-    assert!(unknown.message().contains("unknown field \"spec.foo\""), "{}", unknown.message());
+    admin
+        .request("PATCH", &path, "application/json", "{}")
+        .await
+        .expect(415);
+    let unknown = admin
+        .merge(&format!("{path}?fieldValidation=Strict"), &json!({"spec": {"foo": 1}}))
+        .await;
+    assert!(
+        unknown.message().contains("unknown field \"spec.foo\""),
+        "{}",
+        unknown.message()
+    );
     unknown.expect(422);
 }
 
@@ -230,11 +310,17 @@ async fn concurrent_patches_all_land() {
         let admin = admin.clone();
         async move {
             let key = format!("k{number}");
-            admin.merge(&format!("{MAPS}/a"), &json!({"data": {key: "v"}})).await.expect(200);
+            admin
+                .merge(&format!("{MAPS}/a"), &json!({"data": {key: "v"}}))
+                .await
+                .expect(200);
         }
     });
     futures::future::join_all(patches).await;
-    let data = admin.get(&format!("{MAPS}/a")).await.expect(200)["data"].as_object().unwrap().len();
+    let data = admin.get(&format!("{MAPS}/a")).await.expect(200)["data"]
+        .as_object()
+        .unwrap()
+        .len();
     assert_eq!(data, 6);
 }
 
@@ -245,12 +331,20 @@ async fn invalid_objects_are_told_field_by_field() {
     let mut object = deployment("web");
     object["spec"]["template"]["metadata"]["labels"]["app"] = "other".into();
     let refused = admin.post(DEPLOYMENTS, &object).await;
-    assert!(refused.message().starts_with("Deployment.apps \"web\" is invalid: "), "{}", refused.message());
+    assert!(
+        refused.message().starts_with("Deployment.apps \"web\" is invalid: "),
+        "{}",
+        refused.message()
+    );
     assert_eq!(refused.expect(422)["reason"], "Invalid");
     admin.post(DEPLOYMENTS, &deployment("web")).await.expect(201);
     let moved = json!({"spec": {"selector": {"matchLabels": {"app": "x"}}, "template": {"metadata": {"labels": {"app": "x"}}}}});
     let refused = admin.merge(&format!("{DEPLOYMENTS}/web"), &moved).await;
-    assert!(refused.message().contains("field is immutable"), "{}", refused.message());
+    assert!(
+        refused.message().contains("field is immutable"),
+        "{}",
+        refused.message()
+    );
     refused.expect(422);
 }
 
@@ -260,11 +354,26 @@ async fn status_and_spec_are_written_apart() {
     let admin = cluster.admin();
     admin.post(DEPLOYMENTS, &deployment("web")).await.expect(201);
     let both = json!({"spec": {"replicas": 9}, "status": {"replicas": 2}});
-    let status = admin.merge(&format!("{DEPLOYMENTS}/web/status"), &both).await.expect(200);
-    assert_eq!((&status["spec"]["replicas"], &status["status"]["replicas"]), (&json!(3), &json!(2)));
+    let status = admin
+        .merge(&format!("{DEPLOYMENTS}/web/status"), &both)
+        .await
+        .expect(200);
+    assert_eq!(
+        (&status["spec"]["replicas"], &status["status"]["replicas"]),
+        (&json!(3), &json!(2))
+    );
     assert_eq!(status["metadata"]["generation"], 1);
-    let spec = admin.merge(&format!("{DEPLOYMENTS}/web"), &json!({"spec": {"replicas": 9}, "status": {"replicas": 7}})).await.expect(200);
-    assert_eq!((&spec["spec"]["replicas"], &spec["status"]["replicas"]), (&json!(9), &json!(2)));
+    let spec = admin
+        .merge(
+            &format!("{DEPLOYMENTS}/web"),
+            &json!({"spec": {"replicas": 9}, "status": {"replicas": 7}}),
+        )
+        .await
+        .expect(200);
+    assert_eq!(
+        (&spec["spec"]["replicas"], &spec["status"]["replicas"]),
+        (&json!(9), &json!(2))
+    );
     assert_eq!(spec["metadata"]["generation"], 2);
 }
 
@@ -280,11 +389,18 @@ async fn scale_changes_replicas() {
     let patched = admin.merge(&path, &json!({"spec": {"replicas": 5}})).await.expect(200);
     assert_eq!(patched["spec"]["replicas"], 5);
     let stale = admin.put(&path, &scale).await;
-    assert!(stale.message().contains("the object has been modified"), "{}", stale.message());
+    assert!(
+        stale.message().contains("the object has been modified"),
+        "{}",
+        stale.message()
+    );
     let mut put = patched.clone();
     put["spec"]["replicas"] = 1.into();
     admin.put(&path, &put).await.expect(200);
-    assert_eq!(admin.get(&format!("{DEPLOYMENTS}/web")).await.expect(200)["spec"]["replicas"], 1);
+    assert_eq!(
+        admin.get(&format!("{DEPLOYMENTS}/web")).await.expect(200)["spec"]["replicas"],
+        1
+    );
     admin.merge(&path, &json!({"spec": {"replicas": -1}})).await.expect(422);
 }
 
@@ -294,12 +410,19 @@ async fn pod_is_bound_once_and_its_condition_says_so() {
     let admin = cluster.admin();
     admin.post(PODS, &pod("a")).await.expect(201);
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "a"}, "target": {"kind": "Node", "name": "pi-1"}});
-    assert_eq!(admin.post(&format!("{PODS}/a/binding"), &binding).await.expect(201)["status"], "Success");
+    assert_eq!(
+        admin.post(&format!("{PODS}/a/binding"), &binding).await.expect(201)["status"],
+        "Success"
+    );
     let bound = admin.get(&format!("{PODS}/a")).await.expect(200);
     assert_eq!(bound["spec"]["nodeName"], "pi-1");
     assert_eq!(bound["status"]["conditions"][0]["type"], "PodScheduled");
     let again = admin.post(&format!("{PODS}/a/binding"), &binding).await;
-    assert!(again.message().contains("pod a is already assigned to node \"pi-1\""), "{}", again.message());
+    assert!(
+        again.message().contains("pod a is already assigned to node \"pi-1\""),
+        "{}",
+        again.message()
+    );
     again.expect(409);
 }
 
@@ -314,11 +437,21 @@ async fn bound_pod_stays_until_its_node_confirms() {
     admin.get(&format!("{PODS}/a")).await.expect(200);
     let wrong = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": "another"}});
     let node = cluster.node("pi-1");
-    let refused = node.request("DELETE", &format!("{PODS}/a"), "application/json", wrong.to_string()).await;
-    assert!(refused.message().contains("Precondition failed: UID in precondition: another"), "{}", refused.message());
+    let refused = node
+        .request("DELETE", &format!("{PODS}/a"), "application/json", wrong.to_string())
+        .await;
+    assert!(
+        refused
+            .message()
+            .contains("Precondition failed: UID in precondition: another"),
+        "{}",
+        refused.message()
+    );
     refused.expect(409);
     let confirm = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}});
-    node.request("DELETE", &format!("{PODS}/a"), "application/json", confirm.to_string()).await.expect(200);
+    node.request("DELETE", &format!("{PODS}/a"), "application/json", confirm.to_string())
+        .await
+        .expect(200);
     admin.get(&format!("{PODS}/a")).await.expect(404);
 }
 
@@ -332,10 +465,21 @@ async fn finalizers_hold_a_deleted_object() {
     let held = admin.delete(&format!("{MAPS}/a")).await.expect(200);
     assert!(held["metadata"]["deletionTimestamp"].is_string());
     let patch = json!([{"op": "remove", "path": "/metadata/finalizers/0"}]);
-    admin.request("PATCH", &format!("{MAPS}/a"), "application/json-patch+json", patch.to_string()).await.expect(200);
+    admin
+        .request(
+            "PATCH",
+            &format!("{MAPS}/a"),
+            "application/json-patch+json",
+            patch.to_string(),
+        )
+        .await
+        .expect(200);
     admin.get(&format!("{MAPS}/a")).await.expect(404);
     admin.post(DEPLOYMENTS, &deployment("web")).await.expect(201);
-    let foreground = admin.delete(&format!("{DEPLOYMENTS}/web?propagationPolicy=Foreground")).await.expect(200);
+    let foreground = admin
+        .delete(&format!("{DEPLOYMENTS}/web?propagationPolicy=Foreground"))
+        .await
+        .expect(200);
     assert_eq!(foreground["metadata"]["finalizers"], json!(["foregroundDeletion"]));
 }
 
@@ -358,7 +502,10 @@ async fn collection_is_deleted_by_selector() {
         map["metadata"]["labels"] = json!({"keep": (name == "c").to_string()});
         admin.post(MAPS, &map).await.expect(201);
     }
-    let deleted = admin.delete(&format!("{MAPS}?labelSelector=keep%3Dfalse")).await.expect(200);
+    let deleted = admin
+        .delete(&format!("{MAPS}?labelSelector=keep%3Dfalse"))
+        .await
+        .expect(200);
     assert_eq!(deleted["items"].as_array().unwrap().len(), 2);
     let left = admin.get(MAPS).await.expect(200);
     assert_eq!(left["items"].as_array().unwrap().len(), 1);
@@ -374,17 +521,29 @@ async fn lists_are_selected_by_labels_and_fields() {
     for (query, expected) in [
         ("fieldSelector=spec.nodeName%3Dpi-1", vec!["a"]),
         ("fieldSelector=spec.nodeName%3D", vec!["c"]),
-        ("fieldSelector=metadata.name!%3Da,status.phase%3DPending", vec!["b", "c"]),
+        (
+            "fieldSelector=metadata.name!%3Da,status.phase%3DPending",
+            vec!["b", "c"],
+        ),
         ("labelSelector=app+in+(a,c)", vec!["a", "c"]),
         ("labelSelector=!app", vec![]),
         ("labelSelector=app%3Db&fieldSelector=spec.nodeName%3Dpi-1", vec![]),
     ] {
         let list = admin.get(&format!("/api/v1/pods?{query}")).await.expect(200);
-        let names: Vec<&str> = list["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap()).collect();
+        let names: Vec<&str> = list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["metadata"]["name"].as_str().unwrap())
+            .collect();
         assert_eq!(names, expected, "{query}");
     }
     let unknown = admin.get(&format!("{PODS}?fieldSelector=spec.foo%3Dx")).await;
-    assert!(unknown.message().contains("field label not supported: spec.foo"), "{}", unknown.message());
+    assert!(
+        unknown.message().contains("field label not supported: spec.foo"),
+        "{}",
+        unknown.message()
+    );
     unknown.expect(400);
     admin.get(&format!("{PODS}?labelSelector=a+in")).await.expect(400);
 }
@@ -403,9 +562,20 @@ async fn pages_show_one_moment() {
     let mut names = Vec::new();
     let mut page = first.clone();
     loop {
-        names.extend(page["items"].as_array().unwrap().iter().map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()));
-        assert_eq!(page["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
-        let Some(next) = page["metadata"]["continue"].as_str() else { break };
+        names.extend(
+            page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()),
+        );
+        assert_eq!(
+            page["metadata"]["resourceVersion"],
+            first["metadata"]["resourceVersion"]
+        );
+        let Some(next) = page["metadata"]["continue"].as_str() else {
+            break;
+        };
         page = admin.get(&format!("{MAPS}?limit=2&continue={next}")).await.expect(200);
     }
     assert_eq!(names, ["m0", "m1", "m2", "m3", "m4"]);
@@ -418,13 +588,28 @@ async fn list_versions_mean_what_they_mean_in_kubernetes() {
     let admin = cluster.admin();
     let now = version(&admin.post(MAPS, &config_map("a")).await.expect(201));
     admin.get(&format!("{MAPS}?resourceVersion=0")).await.expect(200);
-    admin.get(&format!("{MAPS}?resourceVersion={now}&resourceVersionMatch=NotOlderThan")).await.expect(200);
+    admin
+        .get(&format!(
+            "{MAPS}?resourceVersion={now}&resourceVersionMatch=NotOlderThan"
+        ))
+        .await
+        .expect(200);
     let future = admin.get(&format!("{MAPS}?resourceVersion={}", now + 1000)).await;
-    assert!(future.message().contains("Too large resource version"), "{}", future.message());
+    assert!(
+        future.message().contains("Too large resource version"),
+        "{}",
+        future.message()
+    );
     future.expect(504);
     admin.post(MAPS, &config_map("b")).await.expect(201);
-    admin.get(&format!("{MAPS}?resourceVersion={now}&resourceVersionMatch=Exact")).await.expect(410);
-    admin.get(&format!("{MAPS}?resourceVersionMatch=Exact")).await.expect(422);
+    admin
+        .get(&format!("{MAPS}?resourceVersion={now}&resourceVersionMatch=Exact"))
+        .await
+        .expect(410);
+    admin
+        .get(&format!("{MAPS}?resourceVersionMatch=Exact"))
+        .await
+        .expect(422);
 }
 
 #[tokio::test]
@@ -437,15 +622,27 @@ async fn tables_and_bare_metadata_are_given_to_who_asks() {
     assert_eq!(table["columnDefinitions"][0]["name"], "Name");
     assert_eq!(table["rows"][0]["cells"][0], "a");
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
-    let whole = admin.get_as(&format!("{PODS}?includeObject=Object"), TABLE).await.expect(200);
+    let whole = admin
+        .get_as(&format!("{PODS}?includeObject=Object"), TABLE)
+        .await
+        .expect(200);
     assert_eq!(whole["rows"][0]["object"]["kind"], "Pod");
-    assert_eq!(admin.get_as(&format!("{PODS}/a"), TABLE).await.expect(200)["rows"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        admin.get_as(&format!("{PODS}/a"), TABLE).await.expect(200)["rows"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     let metadata = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
     let list = admin.get_as(PODS, metadata).await.expect(200);
     assert_eq!(list["kind"], "PartialObjectMetadataList");
     assert_eq!(list["items"][0]["metadata"]["name"], "a");
     assert_eq!(list["items"][0].get("spec"), None);
-    admin.get_as(PODS, "application/vnd.kubernetes.protobuf").await.expect(406);
+    admin
+        .get_as(PODS, "application/vnd.kubernetes.protobuf")
+        .await
+        .expect(406);
 }
 
 #[tokio::test]
@@ -457,8 +654,17 @@ async fn long_lists_arrive_whole() {
         map["data"]["blob"] = "x".repeat(2000).into();
         admin.post(MAPS, &map).await.expect(201);
     }
-    assert_eq!(admin.get(MAPS).await.expect(200)["items"].as_array().unwrap().len(), 120);
-    assert_eq!(admin.get_as(MAPS, TABLE).await.expect(200)["rows"].as_array().unwrap().len(), 120);
+    assert_eq!(
+        admin.get(MAPS).await.expect(200)["items"].as_array().unwrap().len(),
+        120
+    );
+    assert_eq!(
+        admin.get_as(MAPS, TABLE).await.expect(200)["rows"]
+            .as_array()
+            .unwrap()
+            .len(),
+        120
+    );
 }
 
 #[tokio::test]
@@ -475,15 +681,27 @@ async fn bodies_beyond_the_limit_are_refused() {
 async fn paths_and_methods_that_do_not_exist_are_told_apart() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin();
-    for path in ["/api/v1/foos", "/api/v1/pods/x", "/api/v1/namespaces/default/nodes", "/apis/none/v1/things", "/nowhere"] {
+    for path in [
+        "/api/v1/foos",
+        "/api/v1/pods/x",
+        "/api/v1/namespaces/default/nodes",
+        "/apis/none/v1/things",
+        "/nowhere",
+    ] {
         let answer = admin.get(path).await;
-        assert_eq!(answer.message(), "the server could not find the requested resource", "{path}");
+        assert_eq!(
+            answer.message(),
+            "the server could not find the requested resource",
+            "{path}"
+        );
         answer.expect(404);
     }
     admin.post("/api/v1/pods", &pod("a")).await.expect(405);
     admin.delete("/apis/metrics.k8s.io/v1beta1/nodes/x").await.expect(405);
     admin.get(&format!("{PODS}/a/unknown")).await.expect(404);
-    let protobuf = admin.request("POST", PODS, "application/vnd.kubernetes.protobuf", "x").await;
+    let protobuf = admin
+        .request("POST", PODS, "application/vnd.kubernetes.protobuf", "x")
+        .await;
     protobuf.expect(415);
 }
 
@@ -511,14 +729,27 @@ async fn discovery_openapi_and_health_answer() {
     assert_eq!(admin.get("/apis/apps/v1").await.expect(200)["groupVersion"], "apps/v1");
     let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
     let answer = admin.get_as("/apis", aggregated).await;
-    assert!(answer.headers["content-type"].to_str().unwrap().contains("as=APIGroupDiscoveryList"));
+    assert!(
+        answer.headers["content-type"]
+            .to_str()
+            .unwrap()
+            .contains("as=APIGroupDiscoveryList")
+    );
     assert_eq!(answer.expect(200)["kind"], "APIGroupDiscoveryList");
     assert_eq!(admin.get("/openapi/v2").await.expect(200)["swagger"], "2.0");
     let index = admin.get("/openapi/v3").await.expect(200);
-    let document = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let document = index["paths"]["apis/apps/v1"]["serverRelativeURL"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(admin.get(&document).await.expect(200)["paths"].is_object());
     let anonymous = cluster.anonymous();
-    assert!(anonymous.get("/version").await.expect(200)["gitVersion"].as_str().unwrap().starts_with("v1.36"));
+    assert!(
+        anonymous.get("/version").await.expect(200)["gitVersion"]
+            .as_str()
+            .unwrap()
+            .starts_with("v1.36")
+    );
     for path in ["/healthz", "/livez", "/readyz"] {
         assert_eq!(anonymous.get(path).await.expect(200), "ok");
     }
