@@ -11,7 +11,12 @@ fn main() {
     let seconds = std::env::var("SOURCE_DATE_EPOCH")
         .ok()
         .and_then(|text| text.trim().parse::<u64>().ok())
-        .or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs()))
+        .or_else(|| {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .ok()
+                .map(|since| since.as_secs())
+        })
         .unwrap_or_default();
     println!("cargo:rustc-env=MINIDC_BUILD_TIME={seconds}");
 }

@@ -44,13 +44,21 @@ pub struct NodeRecord {
 impl NodeRecord {
     /// The record of a node whose first certificate is about to be signed for `key`.
     pub fn new(key: &str) -> Self {
-        Self { key: key.to_owned(), previous_key: None, newest_used: false, removed: None }
+        Self {
+            key: key.to_owned(),
+            previous_key: None,
+            newest_used: false,
+            removed: None,
+        }
     }
 
     /// Whether a node with this key is the one on record.
     fn accepts(&self, node: &str, key: &str) -> Result<Match, Refusal> {
         if let Some(reason) = &self.removed {
-            return Err(Refusal::new(RefusalCode::Removed, format!("node {node} was removed from the cluster: {reason}")));
+            return Err(Refusal::new(
+                RefusalCode::Removed,
+                format!("node {node} was removed from the cluster: {reason}"),
+            ));
         }
         if self.key == key {
             Ok(Match::Newest)
@@ -70,7 +78,9 @@ enum Match {
 fn superseded(node: &str) -> Refusal {
     Refusal::new(
         RefusalCode::Superseded,
-        format!("this key is not the one on record for node {node}: another board has joined under this name, or this card is an old copy"),
+        format!(
+            "this key is not the one on record for node {node}: another board has joined under this name, or this card is an old copy"
+        ),
     )
 }
 
@@ -97,7 +107,10 @@ pub fn claim(
         if token.key != key {
             return Err(Refusal::new(
                 RefusalCode::TokenUsed,
-                format!("this token was used before, by another board that joined as {}", token.node),
+                format!(
+                    "this token was used before, by another board that joined as {}",
+                    token.node
+                ),
             ));
         }
         if token.node != name {
@@ -108,18 +121,27 @@ pub fn claim(
         }
         return match node {
             Some(node) => match node.accepts(name, key) {
-                Ok(_) => Ok(Claim { token: None, node: None }),
+                Ok(_) => Ok(Claim {
+                    token: None,
+                    node: None,
+                }),
                 Err(refusal) if refusal.code == RefusalCode::Removed => Err(refusal),
                 Err(refusal) => {
                     refuse_live(name, key, live)?;
                     if token.replaces.as_deref() == Some(node.key.as_str()) {
-                        Ok(Claim { token: None, node: Some(NodeRecord::new(key)) })
+                        Ok(Claim {
+                            token: None,
+                            node: Some(NodeRecord::new(key)),
+                        })
                     } else {
                         Err(refusal)
                     }
                 }
             },
-            None => Ok(Claim { token: None, node: Some(NodeRecord::new(key)) }),
+            None => Ok(Claim {
+                token: None,
+                node: Some(NodeRecord::new(key)),
+            }),
         };
     }
     refuse_live(name, key, live)?;
@@ -139,7 +161,9 @@ fn refuse_live(name: &str, key: &str, live: Option<&str>) -> Result<(), Refusal>
     match live {
         Some(other) if other != key => Err(Refusal::new(
             RefusalCode::DuplicateName,
-            format!("another board named {name} is connected; give this one another name, or switch the other off first"),
+            format!(
+                "another board named {name} is connected; give this one another name, or switch the other off first"
+            ),
         )),
         _ => Ok(()),
     }
@@ -149,7 +173,10 @@ fn refuse_live(name: &str, key: &str, live: Option<&str>) -> Result<(), Refusal>
 /// (a store that was set up anew or restored): absence is not an order.
 pub fn admit(record: Option<&NodeRecord>, name: &str, key: &str) -> Result<Option<NodeRecord>, Refusal> {
     let Some(record) = record else {
-        return Ok(Some(NodeRecord { newest_used: true, ..NodeRecord::new(key) }));
+        return Ok(Some(NodeRecord {
+            newest_used: true,
+            ..NodeRecord::new(key)
+        }));
     };
     match record.accepts(name, key)? {
         Match::Newest => Ok(used(record, key)),
@@ -169,22 +196,33 @@ pub fn renew(
         if expired {
             return Err(Refusal::new(
                 RefusalCode::Superseded,
-                format!("the certificate is expired and no key is on record for node {name}: join again with a new token"),
+                format!(
+                    "the certificate is expired and no key is on record for node {name}: join again with a new token"
+                ),
             ));
         }
-        return Ok(Some(NodeRecord { previous_key: Some(key.to_owned()), ..NodeRecord::new(new_key) }));
+        return Ok(Some(NodeRecord {
+            previous_key: Some(key.to_owned()),
+            ..NodeRecord::new(new_key)
+        }));
     };
     record.accepts(name, key)?;
     if record.key == new_key {
         return Ok(None);
     }
-    Ok(Some(NodeRecord { previous_key: Some(key.to_owned()), ..NodeRecord::new(new_key) }))
+    Ok(Some(NodeRecord {
+        previous_key: Some(key.to_owned()),
+        ..NodeRecord::new(new_key)
+    }))
 }
 
 /// The node has shown `key`, or has it on disk: from now on only this key counts.
 pub fn used(record: &NodeRecord, key: &str) -> Option<NodeRecord> {
-    (record.key == key && !record.newest_used)
-        .then(|| NodeRecord { previous_key: None, newest_used: true, ..record.clone() })
+    (record.key == key && !record.newest_used).then(|| NodeRecord {
+        previous_key: None,
+        newest_used: true,
+        ..record.clone()
+    })
 }
 
 #[cfg(test)]
@@ -192,11 +230,21 @@ mod tests {
     use super::*;
 
     fn record(key: &str, previous: Option<&str>, used: bool) -> NodeRecord {
-        NodeRecord { key: key.into(), previous_key: previous.map(Into::into), newest_used: used, removed: None }
+        NodeRecord {
+            key: key.into(),
+            previous_key: previous.map(Into::into),
+            newest_used: used,
+            removed: None,
+        }
     }
 
     fn token(node: &str, key: &str, replaces: Option<&str>) -> TokenRecord {
-        TokenRecord { expires: 9, node: node.into(), key: key.into(), replaces: replaces.map(Into::into) }
+        TokenRecord {
+            expires: 9,
+            node: node.into(),
+            key: key.into(),
+            replaces: replaces.map(Into::into),
+        }
     }
 
     fn code<T: std::fmt::Debug>(result: Result<T, Refusal>) -> RefusalCode {
@@ -214,26 +262,50 @@ mod tests {
     fn same_key_may_retry_and_another_may_not() {
         let used = token("pi-2", "a", None);
         let node = record("a", None, false);
-        assert_eq!(claim(Some(&used), Some(&node), "pi-2", "a", 9, None), Ok(Claim { token: None, node: None }));
-        assert_eq!(code(claim(Some(&used), Some(&node), "pi-2", "b", 9, None)), RefusalCode::TokenUsed);
-        assert_eq!(code(claim(Some(&used), None, "pi-3", "a", 9, None)), RefusalCode::TokenUsed);
+        assert_eq!(
+            claim(Some(&used), Some(&node), "pi-2", "a", 9, None),
+            Ok(Claim {
+                token: None,
+                node: None
+            })
+        );
+        assert_eq!(
+            code(claim(Some(&used), Some(&node), "pi-2", "b", 9, None)),
+            RefusalCode::TokenUsed
+        );
+        assert_eq!(
+            code(claim(Some(&used), None, "pi-3", "a", 9, None)),
+            RefusalCode::TokenUsed
+        );
     }
 
     #[test]
     fn claim_cut_between_its_writes_is_completed() {
         let first = token("pi-2", "a", None);
-        assert_eq!(claim(Some(&first), None, "pi-2", "a", 9, None).unwrap().node, Some(record("a", None, false)));
+        assert_eq!(
+            claim(Some(&first), None, "pi-2", "a", 9, None).unwrap().node,
+            Some(record("a", None, false))
+        );
         let reflashed = token("pi-2", "b", Some("a"));
         let old = record("a", None, true);
-        assert_eq!(claim(Some(&reflashed), Some(&old), "pi-2", "b", 9, None).unwrap().node, Some(record("b", None, false)));
+        assert_eq!(
+            claim(Some(&reflashed), Some(&old), "pi-2", "b", 9, None).unwrap().node,
+            Some(record("b", None, false))
+        );
         let since = record("c", None, true);
-        assert_eq!(code(claim(Some(&reflashed), Some(&since), "pi-2", "b", 9, None)), RefusalCode::Superseded);
+        assert_eq!(
+            code(claim(Some(&reflashed), Some(&since), "pi-2", "b", 9, None)),
+            RefusalCode::Superseded
+        );
     }
 
     #[test]
     fn fresh_token_replaces_a_key_only_while_its_node_is_away() {
         let node = record("a", None, true);
-        assert_eq!(code(claim(None, Some(&node), "pi-2", "b", 9, Some("a"))), RefusalCode::DuplicateName);
+        assert_eq!(
+            code(claim(None, Some(&node), "pi-2", "b", 9, Some("a"))),
+            RefusalCode::DuplicateName
+        );
         let claimed = claim(None, Some(&node), "pi-2", "b", 9, None).unwrap();
         assert_eq!(claimed.node, Some(record("b", None, false)));
         assert_eq!(claimed.token, Some(token("pi-2", "b", Some("a"))));
@@ -243,20 +315,38 @@ mod tests {
 
     #[test]
     fn removed_node_needs_a_fresh_token() {
-        let removed = NodeRecord { removed: Some("lost".into()), ..record("a", None, true) };
+        let removed = NodeRecord {
+            removed: Some("lost".into()),
+            ..record("a", None, true)
+        };
         assert_eq!(code(admit(Some(&removed), "pi-2", "a")), RefusalCode::Removed);
-        assert_eq!(code(renew(Some(&removed), "pi-2", "a", "b", true)), RefusalCode::Removed);
+        assert_eq!(
+            code(renew(Some(&removed), "pi-2", "a", "b", true)),
+            RefusalCode::Removed
+        );
         let used = token("pi-2", "a", None);
-        assert_eq!(code(claim(Some(&used), Some(&removed), "pi-2", "a", 9, None)), RefusalCode::Removed);
-        assert_eq!(claim(None, Some(&removed), "pi-2", "a", 9, None).unwrap().node, Some(record("a", None, false)));
+        assert_eq!(
+            code(claim(Some(&used), Some(&removed), "pi-2", "a", 9, None)),
+            RefusalCode::Removed
+        );
+        assert_eq!(
+            claim(None, Some(&removed), "pi-2", "a", 9, None).unwrap().node,
+            Some(record("a", None, false))
+        );
     }
 
     #[test]
     fn session_needs_the_newest_key_or_the_one_before_an_unused_one() {
         assert_eq!(admit(Some(&record("b", Some("a"), false)), "pi-2", "a"), Ok(None));
-        assert_eq!(admit(Some(&record("b", Some("a"), false)), "pi-2", "b"), Ok(Some(record("b", None, true))));
+        assert_eq!(
+            admit(Some(&record("b", Some("a"), false)), "pi-2", "b"),
+            Ok(Some(record("b", None, true)))
+        );
         assert_eq!(admit(Some(&record("b", None, true)), "pi-2", "b"), Ok(None));
-        assert_eq!(code(admit(Some(&record("b", Some("a"), true)), "pi-2", "a")), RefusalCode::Superseded);
+        assert_eq!(
+            code(admit(Some(&record("b", Some("a"), true)), "pi-2", "a")),
+            RefusalCode::Superseded
+        );
         assert_eq!(admit(None, "pi-2", "a"), Ok(Some(record("a", None, true))));
     }
 
@@ -265,10 +355,20 @@ mod tests {
         let old = record("a", None, true);
         let renewed = renew(Some(&old), "pi-2", "a", "b", true).unwrap().unwrap();
         assert_eq!(renewed, record("b", Some("a"), false));
-        assert_eq!(renew(Some(&renewed), "pi-2", "a", "b", true), Ok(None), "the answer was lost");
-        assert_eq!(renew(Some(&renewed), "pi-2", "a", "c", true), Ok(Some(record("c", Some("a"), false))));
+        assert_eq!(
+            renew(Some(&renewed), "pi-2", "a", "b", true),
+            Ok(None),
+            "the answer was lost"
+        );
+        assert_eq!(
+            renew(Some(&renewed), "pi-2", "a", "c", true),
+            Ok(Some(record("c", Some("a"), false)))
+        );
         let used = used(&renewed, "b").unwrap();
-        assert_eq!(code(renew(Some(&used), "pi-2", "a", "d", true)), RefusalCode::Superseded);
+        assert_eq!(
+            code(renew(Some(&used), "pi-2", "a", "d", true)),
+            RefusalCode::Superseded
+        );
         assert_eq!(code(renew(None, "pi-2", "a", "b", true)), RefusalCode::Superseded);
         assert!(renew(None, "pi-2", "a", "b", false).is_ok());
     }

@@ -26,7 +26,9 @@ const fn parse_decimal(text: &str) -> u64 {
 
 /// The system clock in Unix seconds; 0 when it is set before 1970.
 pub fn system() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// The system clock in Unix milliseconds; 0 when it is set before 1970.
@@ -94,13 +96,23 @@ mod tests {
         assert_eq!(Floor::from_sources(100, None, None).seconds(), 100);
         assert_eq!(Floor::from_sources(100, Some(300), Some(200)).seconds(), 300);
         assert_eq!(Floor::from_sources(100, Some(50), Some(200)).seconds(), 200);
-        assert!(Floor::new(None, None).seconds() > 1_700_000_000, "the build time is known");
+        assert!(
+            Floor::new(None, None).seconds() > 1_700_000_000,
+            "the build time is known"
+        );
     }
 
     #[test]
     fn clock_below_the_floor_is_not_believed() {
         let reading = Floor(1000).judge(10);
-        assert_eq!(reading, Reading { seconds: 1000, behind: true, far_ahead: false });
+        assert_eq!(
+            reading,
+            Reading {
+                seconds: 1000,
+                behind: true,
+                far_ahead: false
+            }
+        );
         assert_eq!(Floor(1000).to_save(10, true), None);
     }
 

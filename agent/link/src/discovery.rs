@@ -36,7 +36,9 @@ pub struct Candidate {
 impl Candidate {
     /// All addresses with the port.
     pub fn sockets(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.addresses.iter().map(|address| SocketAddr::new(*address, self.port))
+        self.addresses
+            .iter()
+            .map(|address| SocketAddr::new(*address, self.port))
     }
 }
 
@@ -92,7 +94,9 @@ struct Surroundings {
 
 /// Interfaces of pods and their bridges: an address on one of these leads to this machine only.
 fn is_pod_interface(name: &str) -> bool {
-    ["cni", "veth", "vxlan", "flannel", "docker", "podman"].iter().any(|prefix| name.starts_with(prefix))
+    ["cni", "veth", "vxlan", "flannel", "docker", "podman"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 fn in_range(address: Ipv4Addr, (base, prefix): (Ipv4Addr, u8)) -> bool {
@@ -102,7 +106,11 @@ fn in_range(address: Ipv4Addr, (base, prefix): (Ipv4Addr, u8)) -> bool {
 
 impl Surroundings {
     fn is_own_host(&self, host: &str) -> bool {
-        let label = |name: &str| name.trim_end_matches('.').trim_end_matches(".local").to_ascii_lowercase();
+        let label = |name: &str| {
+            name.trim_end_matches('.')
+                .trim_end_matches(".local")
+                .to_ascii_lowercase()
+        };
         !self.host.is_empty() && label(host) == label(&self.host)
     }
 
@@ -120,7 +128,10 @@ impl Surroundings {
             IpAddr::V6(v6) if v6.is_unicast_link_local() => return false,
             _ => {}
         }
-        !self.interfaces.iter().any(|(name, own)| *own == address && is_pod_interface(name))
+        !self
+            .interfaces
+            .iter()
+            .any(|(name, own)| *own == address && is_pod_interface(name))
     }
 }
 
@@ -138,11 +149,22 @@ struct Sighting {
 
 /// Adds a sighting to the candidates. Returns whether they changed.
 fn add(candidates: &mut Vec<Candidate>, sighting: &Sighting, surroundings: &Surroundings) -> bool {
-    let Some(address) = sighting.address.parse().ok().filter(|address| surroundings.is_usable(*address, &sighting.host)) else {
+    let Some(address) = sighting
+        .address
+        .parse()
+        .ok()
+        .filter(|address| surroundings.is_usable(*address, &sighting.host))
+    else {
         return false;
     };
-    let (Some(cluster), Some(pin)) = (&sighting.cluster, sighting.pin.as_ref().and_then(|pin| pin.parse().ok())) else {
-        tracing::debug!(instance = sighting.instance, "ignored an announcement without cluster and pin");
+    let (Some(cluster), Some(pin)) = (
+        &sighting.cluster,
+        sighting.pin.as_ref().and_then(|pin| pin.parse().ok()),
+    ) else {
+        tracing::debug!(
+            instance = sighting.instance,
+            "ignored an announcement without cluster and pin"
+        );
         return false;
     };
     if !is_label(cluster) {
@@ -151,14 +173,19 @@ fn add(candidates: &mut Vec<Candidate>, sighting: &Sighting, surroundings: &Surr
     let seen = Candidate {
         cluster: cluster.clone(),
         pin,
-        protocol: sighting.protocol.as_ref().and_then(|text| text.parse().ok()).unwrap_or(0),
+        protocol: sighting
+            .protocol
+            .as_ref()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0),
         instance: sighting.instance.clone(),
         host: sighting.host.clone(),
         addresses: vec![address],
         port: sighting.port,
     };
     let same = |other: &&mut Candidate| {
-        (&other.instance, &other.cluster, &other.pin, other.port) == (&seen.instance, &seen.cluster, &seen.pin, seen.port)
+        (&other.instance, &other.cluster, &other.pin, other.port)
+            == (&seen.instance, &seen.cluster, &seen.pin, seen.port)
     };
     if let Some(known) = candidates.iter_mut().find(same) {
         if known.addresses.contains(&address) {
@@ -212,7 +239,10 @@ mod tests {
         assert!(usable("10.0.0.2", "pi-2.local"));
         assert!(usable("10.0.0.1", "pi-1.local"));
         assert!(usable("fd00::2", "pi-2.local"));
-        assert!(usable("169.254.10.1", "pi-2.local"), "a rack with no router has no others");
+        assert!(
+            usable("169.254.10.1", "pi-2.local"),
+            "a rack with no router has no others"
+        );
         assert!(!usable("fe80::1", "pi-2.local"));
         assert!(!usable("10.88.0.1", "pi-1.local"));
         assert!(!usable("10.88.0.9", "pi-1.local"));
@@ -230,13 +260,34 @@ mod tests {
         assert!(add(&mut candidates, &sighting("10.0.0.2", "pi-2"), &here()));
         assert!(!add(&mut candidates, &sighting("10.0.0.2", "pi-2"), &here()));
         assert!(!add(&mut candidates, &sighting("nonsense", "pi-2"), &here()));
-        assert!(!add(&mut candidates, &Sighting { pin: Some("12".into()), ..sighting("10.0.0.3", "pi-3") }, &here()));
-        assert!(!add(&mut candidates, &Sighting { cluster: None, ..sighting("10.0.0.3", "pi-3") }, &here()));
+        assert!(!add(
+            &mut candidates,
+            &Sighting {
+                pin: Some("12".into()),
+                ..sighting("10.0.0.3", "pi-3")
+            },
+            &here()
+        ));
+        assert!(!add(
+            &mut candidates,
+            &Sighting {
+                cluster: None,
+                ..sighting("10.0.0.3", "pi-3")
+            },
+            &here()
+        ));
         assert_eq!(candidates.len(), 1);
         let sockets: Vec<_> = candidates[0].sockets().map(|socket| socket.to_string()).collect();
         assert_eq!(sockets, ["10.0.0.2:6443", "[fd00::2]:6443"]);
-        let rogue = Sighting { pin: Some(Pin([4; 32]).to_string()), ..sighting("10.0.0.66", "pi-2") };
+        let rogue = Sighting {
+            pin: Some(Pin([4; 32]).to_string()),
+            ..sighting("10.0.0.66", "pi-2")
+        };
         assert!(add(&mut candidates, &rogue, &here()));
-        assert_eq!(candidates.len(), 2, "another pin is another candidate, whatever it is called");
+        assert_eq!(
+            candidates.len(),
+            2,
+            "another pin is another candidate, whatever it is called"
+        );
     }
 }

@@ -118,6 +118,9 @@ impl Error {
     }
 
     pub(crate) fn protocol(attempt: &'static str, reason: impl std::fmt::Display) -> Self {
-        Self::Protocol { attempt, reason: reason.to_string() }
+        Self::Protocol {
+            attempt,
+            reason: reason.to_string(),
+        }
     }
 }

@@ -100,7 +100,9 @@ impl Keeper {
                 items: content
                     .items
                     .into_iter()
-                    .map(|(kind, namespace, name, revision, json)| ((kind, namespace, name), Entry::new(kind, revision, json)))
+                    .map(|(kind, namespace, name, revision, json)| {
+                        ((kind, namespace, name), Entry::new(kind, revision, json))
+                    })
                     .collect(),
             },
             Ok(None) => FeedState::default(),
@@ -132,7 +134,9 @@ impl Keeper {
     /// Whether a store that says it is `offered` is the one that this node follows.
     pub fn fit(&self, offered: StoreId) -> Fit {
         match self.store() {
-            Some(known) if known.identity != offered.identity || known.revision > offered.revision => Fit::Foreign { known },
+            Some(known) if known.identity != offered.identity || known.revision > offered.revision => {
+                Fit::Foreign { known }
+            }
             _ => Fit::Fits,
         }
     }
@@ -244,7 +248,9 @@ impl FeedState {
             FeedOp::Put(json) => {
                 let entry = Entry::new(item.kind, item.revision, json);
                 let essence = entry.essence;
-                self.items.insert(key, entry).is_none_or(|before| before.essence != essence)
+                self.items
+                    .insert(key, entry)
+                    .is_none_or(|before| before.essence != essence)
             }
             FeedOp::Delete => self.items.remove(&key).is_some(),
         }
@@ -254,13 +260,19 @@ impl FeedState {
 impl Entry {
     fn new(kind: FeedKind, revision: u64, json: Vec<u8>) -> Self {
         let essence = essence(kind, &json);
-        Self { revision, json: Bytes::from(json), essence }
+        Self {
+            revision,
+            json: Bytes::from(json),
+            essence,
+        }
     }
 }
 
 /// Hash of an object without what changes often and a node alone does not need.
 fn essence(kind: FeedKind, json: &[u8]) -> [u8; 32] {
-    let Ok(mut object) = serde_json::from_slice::<serde_json::Value>(json) else { return pki::sha256(json) };
+    let Ok(mut object) = serde_json::from_slice::<serde_json::Value>(json) else {
+        return pki::sha256(json);
+    };
     if let Some(metadata) = object.get_mut("metadata").and_then(|metadata| metadata.as_object_mut()) {
         metadata.remove("resourceVersion");
         metadata.remove("managedFields");
@@ -271,7 +283,9 @@ fn essence(kind: FeedKind, json: &[u8]) -> [u8; 32] {
                 object.remove("status");
             }
             FeedKind::Node => {
-                let addresses = object.remove("status").and_then(|mut status| Some(status.get_mut("addresses")?.take()));
+                let addresses = object
+                    .remove("status")
+                    .and_then(|mut status| Some(status.get_mut("addresses")?.take()));
                 object.insert("addresses".into(), addresses.unwrap_or_default());
             }
             FeedKind::ConfigMap | FeedKind::Secret => {}
@@ -287,20 +301,32 @@ fn to_bytes(state: &FeedState) -> Result<Vec<u8>, Error> {
             .items
             .iter()
             .map(|((kind, namespace, name), entry)| {
-                (*kind, namespace.clone(), name.clone(), entry.revision, entry.json.to_vec())
+                (
+                    *kind,
+                    namespace.clone(),
+                    name.clone(),
+                    entry.revision,
+                    entry.json.to_vec(),
+                )
             })
             .collect(),
     };
-    postcard::to_extend(&content, vec![FILE_VERSION]).map_err(|error| Error::protocol("encode the desired state", error))
+    postcard::to_extend(&content, vec![FILE_VERSION])
+        .map_err(|error| Error::protocol("encode the desired state", error))
 }
 
 fn read(path: &std::path::Path) -> Result<Option<FileContent>, Error> {
-    let Some(bytes) = files::read(path)? else { return Ok(None) };
+    let Some(bytes) = files::read(path)? else {
+        return Ok(None);
+    };
     match bytes.split_first() {
-        Some((&FILE_VERSION, content)) => {
-            postcard::from_bytes(content).map(Some).map_err(|error| Error::protocol("decode the desired state", error))
-        }
-        Some((version, _)) => Err(Error::protocol("decode the desired state", format_args!("its version is {version}"))),
+        Some((&FILE_VERSION, content)) => postcard::from_bytes(content)
+            .map(Some)
+            .map_err(|error| Error::protocol("decode the desired state", error)),
+        Some((version, _)) => Err(Error::protocol(
+            "decode the desired state",
+            format_args!("its version is {version}"),
+        )),
         None => Err(Error::protocol("decode the desired state", "it is empty")),
     }
 }
@@ -310,15 +336,30 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
-    const STORE: StoreId = StoreId { identity: Uuid::from_u128(1), revision: 10 };
+    const STORE: StoreId = StoreId {
+        identity: Uuid::from_u128(1),
+        revision: 10,
+    };
 
     fn put(kind: FeedKind, name: &str, revision: u64, json: &str) -> Feed {
         let op = FeedOp::Put(json.as_bytes().to_vec());
-        Feed::Item(FeedItem { kind, namespace: "default".into(), name: name.into(), revision, op })
+        Feed::Item(FeedItem {
+            kind,
+            namespace: "default".into(),
+            name: name.into(),
+            revision,
+            op,
+        })
     }
 
     fn names(keeper: &Keeper) -> Vec<String> {
-        keeper.subscribe().borrow().items.keys().map(|key| key.2.clone()).collect()
+        keeper
+            .subscribe()
+            .borrow()
+            .items
+            .keys()
+            .map(|key| key.2.clone())
+            .collect()
     }
 
     fn keeper() -> (tempfile::TempDir, Keeper) {
@@ -343,7 +384,13 @@ mod tests {
         keeper.apply(put(FeedKind::Pod, "a", 1, "{}"));
         keeper.apply(Feed::End { revision: 12 });
         assert_eq!(names(&keeper), ["a", "c"]);
-        let delete = FeedItem { kind: FeedKind::Pod, namespace: "default".into(), name: "c".into(), revision: 13, op: FeedOp::Delete };
+        let delete = FeedItem {
+            kind: FeedKind::Pod,
+            namespace: "default".into(),
+            name: "c".into(),
+            revision: 13,
+            op: FeedOp::Delete,
+        };
         keeper.apply(Feed::Item(delete));
         assert_eq!(names(&keeper), ["a"]);
         assert_eq!(keeper.store().unwrap().revision, 13);
@@ -358,9 +405,21 @@ mod tests {
         let known = StoreId { revision: 20, ..STORE };
         assert_eq!(keeper.fit(StoreId { revision: 20, ..STORE }), Fit::Fits);
         assert_eq!(keeper.fit(StoreId { revision: 19, ..STORE }), Fit::Foreign { known });
-        assert_eq!(keeper.fit(StoreId { identity: Uuid::from_u128(2), revision: 99 }), Fit::Foreign { known });
+        assert_eq!(
+            keeper.fit(StoreId {
+                identity: Uuid::from_u128(2),
+                revision: 99
+            }),
+            Fit::Foreign { known }
+        );
         keeper.adopt();
-        assert_eq!(keeper.fit(StoreId { identity: Uuid::from_u128(2), revision: 3 }), Fit::Fits);
+        assert_eq!(
+            keeper.fit(StoreId {
+                identity: Uuid::from_u128(2),
+                revision: 3
+            }),
+            Fit::Fits
+        );
     }
 
     #[tokio::test]
@@ -406,11 +465,21 @@ mod tests {
             Instant::now()
         };
         keeper.begin(STORE);
-        keeper.apply(put(FeedKind::Pod, "a", 1, r#"{"metadata":{"resourceVersion":"1"},"spec":{"x":1}}"#));
+        keeper.apply(put(
+            FeedKind::Pod,
+            "a",
+            1,
+            r#"{"metadata":{"resourceVersion":"1"},"spec":{"x":1}}"#,
+        ));
         keeper.apply(Feed::End { revision: 11 });
         let first = written().await;
         // Only status and version change, which is not worth a write; then the spec changes, twice.
-        keeper.apply(put(FeedKind::Pod, "a", 12, r#"{"metadata":{"resourceVersion":"12"},"spec":{"x":1},"status":{"phase":"Running"}}"#));
+        keeper.apply(put(
+            FeedKind::Pod,
+            "a",
+            12,
+            r#"{"metadata":{"resourceVersion":"12"},"spec":{"x":1},"status":{"phase":"Running"}}"#,
+        ));
         assert!(!keeper.lock().dirty);
         keeper.apply(put(FeedKind::Pod, "a", 13, r#"{"spec":{"x":2}}"#));
         keeper.apply(put(FeedKind::Pod, "a", 14, r#"{"spec":{"x":3}}"#));

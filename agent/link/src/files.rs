@@ -26,7 +26,12 @@ pub(crate) fn sync_directory(path: &Path) -> Result<(), Error> {
 /// Writes a new file, mode 0600, and makes its content durable. Not atomic by itself.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), Error> {
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
         file.write_all(content)?;
         file.sync_all()
     };

@@ -141,19 +141,26 @@ impl NodeLink {
     /// Reads the desired state from disk; dials nothing yet.
     pub fn new(config: Config, node: Arc<dyn Node>) -> Result<(Self, NodeHandle), Error> {
         if !is_node_name(&config.node) {
-            return Err(Error::Name { what: "node name", name: config.node });
+            return Err(Error::Name {
+                what: "node name",
+                name: config.node,
+            });
         }
         crate::files::make_private_directory(&config.directory)?;
         let keeper = Keeper::load(config.directory.join("desired"));
         let shared = Arc::new(Shared {
             instance: Uuid::new_v4(),
-            state: watch::Sender::new(LinkState::Searching { note: "starting".into() }),
+            state: watch::Sender::new(LinkState::Searching {
+                note: "starting".into(),
+            }),
             connected: watch::Sender::new(false),
             up: watch::Sender::new(None),
             keeper,
             adopt: Notify::new(),
         });
-        let handle = NodeHandle { shared: Arc::clone(&shared) };
+        let handle = NodeHandle {
+            shared: Arc::clone(&shared),
+        };
         Ok((Self { shared, node, config }, handle))
     }
 

@@ -12,11 +12,11 @@ use ring::digest;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-pub use identity::{ClusterIdentity, Issued, NODE_LIFETIME, Signed};
-pub use serving::ServingCertificate;
 pub use accept::{Accepted, Acceptor, Application};
-pub use verify::{Peer, client_config, peer, server_config};
+pub use identity::{ClusterIdentity, Issued, NODE_LIFETIME, Signed};
 pub(crate) use identity::{make_request, new_key, random_u32, subject};
+pub use serving::ServingCertificate;
+pub use verify::{Peer, client_config, peer, server_config};
 pub(crate) use verify::{handshake_failure, name};
 
 use crate::Error;
@@ -33,7 +33,9 @@ pub fn node_user(node: &str) -> String {
 
 /// The node that a common name stands for.
 pub fn node_of(common_name: &str) -> Option<&str> {
-    common_name.strip_prefix("system:node:").filter(|node| is_node_name(node))
+    common_name
+        .strip_prefix("system:node:")
+        .filter(|node| is_node_name(node))
 }
 
 /// Organization (group) of every node.
@@ -81,7 +83,10 @@ impl FromStr for Pin {
         unhex(text)
             .and_then(|bytes| bytes.try_into().ok())
             .map(Self)
-            .ok_or_else(|| Error::Decode { what: "CA pin", reason: "it is not 64 hex digits".into() })
+            .ok_or_else(|| Error::Decode {
+                what: "CA pin",
+                reason: "it is not 64 hex digits".into(),
+            })
     }
 }
 
@@ -93,11 +98,13 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -116,8 +123,14 @@ pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
 pub(crate) fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, Error> {
     match X509Certificate::from_der(certificate) {
         Ok(([], parsed)) => Ok(parsed),
-        Ok(_) => Err(Error::Decode { what: "certificate", reason: "bytes follow it".into() }),
-        Err(error) => Err(Error::Decode { what: "certificate", reason: error.to_string() }),
+        Ok(_) => Err(Error::Decode {
+            what: "certificate",
+            reason: "bytes follow it".into(),
+        }),
+        Err(error) => Err(Error::Decode {
+            what: "certificate",
+            reason: error.to_string(),
+        }),
     }
 }
 

@@ -371,7 +371,10 @@ pub fn encode<T: Serialize>(frame: &T) -> Result<Vec<u8>, Error> {
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     match postcard::take_from_bytes(bytes) {
         Ok((frame, [])) => Ok(frame),
-        Ok((_, rest)) => Err(Error::protocol("decode a frame", format_args!("{} bytes too many", rest.len()))),
+        Ok((_, rest)) => Err(Error::protocol(
+            "decode a frame",
+            format_args!("{} bytes too many", rest.len()),
+        )),
         Err(error) => Err(Error::protocol("decode a frame", error)),
     }
 }
@@ -408,7 +411,10 @@ pub fn decode_opening(bytes: &[u8]) -> Result<Opening, (RefusalCode, String)> {
 
 /// Codec for the length prefix, which refuses frames over `limit` before it reads them.
 pub fn codec(limit: usize) -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder().length_field_type::<u32>().max_frame_length(limit).new_codec()
+    LengthDelimitedCodec::builder()
+        .length_field_type::<u32>()
+        .max_frame_length(limit)
+        .new_codec()
 }
 
 /// Writes one encoded frame and flushes.
@@ -416,7 +422,12 @@ pub async fn write_frame<W: AsyncWrite + Unpin>(io: &mut W, frame: &[u8]) -> Res
     let length = u32::try_from(frame.len())
         .ok()
         .filter(|length| *length as usize <= MAX_FRAME)
-        .ok_or_else(|| Error::protocol("write a frame", format_args!("{} bytes are more than {MAX_FRAME}", frame.len())))?;
+        .ok_or_else(|| {
+            Error::protocol(
+                "write a frame",
+                format_args!("{} bytes are more than {MAX_FRAME}", frame.len()),
+            )
+        })?;
     let write = async {
         io.write_all(&length.to_be_bytes()).await?;
         io.write_all(frame).await?;
@@ -430,7 +441,10 @@ pub async fn read_frame<R: AsyncRead + Unpin>(io: &mut R, limit: usize) -> Resul
     let broken = |error: std::io::Error| Error::protocol("read a frame", error);
     let length = io.read_u32().await.map_err(broken)? as usize;
     if length > limit {
-        return Err(Error::protocol("read a frame", format_args!("{length} bytes are more than {limit}")));
+        return Err(Error::protocol(
+            "read a frame",
+            format_args!("{length} bytes are more than {limit}"),
+        ));
     }
     // Grown as bytes come: a peer that announces much and sends nothing costs nothing.
     let mut bytes = BytesMut::with_capacity(length.min(8192));
@@ -469,16 +483,31 @@ mod tests {
         let hello = Hello {
             node: "pi-2".into(),
             instance: Uuid::from_u128(7),
-            store: Some(StoreId { identity: Uuid::from_u128(9), revision: 12 }),
-            facts: NodeFacts { addresses: vec!["10.0.0.2".parse().unwrap()], ..NodeFacts::default() },
+            store: Some(StoreId {
+                identity: Uuid::from_u128(9),
+                revision: 12,
+            }),
+            facts: NodeFacts {
+                addresses: vec!["10.0.0.2".parse().unwrap()],
+                ..NodeFacts::default()
+            },
         };
-        let heartbeat = Heartbeat { sequence: 3, sample: NodeSample::default(), led: "ready".into(), foreign_store: false };
+        let heartbeat = Heartbeat {
+            sequence: 3,
+            sample: NodeSample::default(),
+            led: "ready".into(),
+            foreign_store: false,
+        };
         vec![
             encode(&NodeFrame::Hello(Box::new(hello))).unwrap(),
             encode(&NodeFrame::Heartbeat(Box::new(heartbeat))).unwrap(),
             encode(&NodeFrame::Renew { request: vec![1; 300] }).unwrap(),
             encode(&ServerFrame::Feed(Feed::End { revision: 5 })).unwrap(),
-            encode(&ServerFrame::Refused { code: RefusalCode::Removed, reason: "x".into() }).unwrap(),
+            encode(&ServerFrame::Refused {
+                code: RefusalCode::Removed,
+                reason: "x".into(),
+            })
+            .unwrap(),
             encode_opening(&Opening::Session).unwrap(),
         ]
     }
@@ -507,7 +536,12 @@ mod tests {
         let mut bytes = encode(&NodeFrame::Renewed).unwrap();
         assert!(decode::<NodeFrame>(&bytes).is_ok());
         bytes.push(0);
-        assert!(decode::<NodeFrame>(&bytes).unwrap_err().to_string().contains("1 bytes too many"));
+        assert!(
+            decode::<NodeFrame>(&bytes)
+                .unwrap_err()
+                .to_string()
+                .contains("1 bytes too many")
+        );
     }
 
     #[test]
@@ -536,8 +570,17 @@ mod tests {
 
     #[test]
     fn heartbeat_is_small() {
-        let sample = NodeSample { cpu_nanocores: 123_456_789, memory_bytes: 400 << 20, ..NodeSample::default() };
-        let frame = NodeFrame::Heartbeat(Box::new(Heartbeat { sequence: 86_400, sample, led: "ready".into(), foreign_store: false }));
+        let sample = NodeSample {
+            cpu_nanocores: 123_456_789,
+            memory_bytes: 400 << 20,
+            ..NodeSample::default()
+        };
+        let frame = NodeFrame::Heartbeat(Box::new(Heartbeat {
+            sequence: 86_400,
+            sample,
+            led: "ready".into(),
+            foreign_store: false,
+        }));
         let length = encode(&frame).unwrap().len();
         assert!(length < 64, "{length} bytes");
     }

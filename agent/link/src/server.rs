@@ -20,8 +20,8 @@ use self::registry::Registry;
 use crate::admission::{NodeRecord, TokenRecord};
 use crate::pki::{ClusterIdentity, Peer, is_node_name};
 use crate::protocol::{
-    self, ApiRequest, ApiResponse, Command, Heartbeat, Hello, Join, MAX_OPENING, Opening, OpeningReply, RefusalCode, ServerFrame,
-    StoreId, StreamOpen,
+    self, ApiRequest, ApiResponse, Command, Heartbeat, Hello, Join, MAX_OPENING, Opening, OpeningReply, RefusalCode,
+    ServerFrame, StoreId, StreamOpen,
 };
 use crate::token::{Token, TokenError};
 use crate::{BoxedIo, Error};
@@ -67,13 +67,19 @@ pub struct Refusal {
 impl Refusal {
     /// Both parts.
     pub fn new(code: RefusalCode, reason: impl Into<String>) -> Self {
-        Self { code, reason: reason.into() }
+        Self {
+            code,
+            reason: reason.into(),
+        }
     }
 }
 
 impl From<Unavailable> for Refusal {
     fn from(unavailable: Unavailable) -> Self {
-        Self { code: RefusalCode::Unavailable, reason: unavailable.0 }
+        Self {
+            code: RefusalCode::Unavailable,
+            reason: unavailable.0,
+        }
     }
 }
 
@@ -179,7 +185,14 @@ pub struct Connected {
 impl Server {
     /// The link of `identity`'s cluster.
     pub fn new(identity: Arc<ClusterIdentity>, control: Arc<dyn ControlPlane>) -> Self {
-        Self { inner: Arc::new(Inner { identity, control, registry: Registry::default(), attempts: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                identity,
+                control,
+                registry: Registry::default(),
+                attempts: Mutex::default(),
+            }),
+        }
     }
 
     /// Serves one connection whose handshake agreed on [`crate::pki::Application::Link`], until it ends. To be run in a task of its own;
@@ -198,25 +211,27 @@ impl Server {
         let (node, outcome) = match opening {
             Ok(Opening::Join(join)) => (Some(join.node.clone()), self.join(&join, address).await),
             Ok(Opening::Renew { request }) => (node, self.renew_expired(&peer, &request).await),
-            Ok(Opening::Session) => {
-                match self.admit(&peer).await {
-                    Ok((node, key)) => {
-                        if reply(&mut stream, &OpeningReply::Session).await.is_ok() {
-                            Box::pin(self.session(stream, node, key, address)).await;
-                        }
-                        return;
+            Ok(Opening::Session) => match self.admit(&peer).await {
+                Ok((node, key)) => {
+                    if reply(&mut stream, &OpeningReply::Session).await.is_ok() {
+                        Box::pin(self.session(stream, node, key, address)).await;
                     }
-                    Err(refusal) => (node, Err(refusal)),
+                    return;
                 }
-            }
+                Err(refusal) => (node, Err(refusal)),
+            },
             Err(refusal) => (node, Err(refusal)),
         };
         let answer = match outcome {
-            Ok(certificate) => {
-                OpeningReply::Certificate { certificate, wall_clock_ms: self.inner.control.wall_clock_ms() }
-            }
+            Ok(certificate) => OpeningReply::Certificate {
+                certificate,
+                wall_clock_ms: self.inner.control.wall_clock_ms(),
+            },
             Err(refusal) => {
-                let answer = OpeningReply::Refused { code: refusal.code, reason: refusal.reason.clone() };
+                let answer = OpeningReply::Refused {
+                    code: refusal.code,
+                    reason: refusal.reason.clone(),
+                };
                 // A name that nobody may have is not worth repeating in logs.
                 let node = node.filter(|node| is_node_name(node));
                 self.inner.control.refused(RefusedAttempt { address, node, refusal });
@@ -231,7 +246,11 @@ impl Server {
     /// Opens a stream to a node for `target`; the node's reply has been read. The error is an HTTP status code and a
     /// sentence for the user.
     pub async fn dial(&self, node: &str, target: Target) -> Result<BoxedIo, (u16, String)> {
-        let live = self.inner.registry.get(node).ok_or_else(|| (503, format!("node {node} is not connected")))?;
+        let live = self
+            .inner
+            .registry
+            .get(node)
+            .ok_or_else(|| (503, format!("node {node} is not connected")))?;
         let lost = |error: Error| (503, format!("the link to node {node} broke: {error}"));
         let talk = async {
             let mut stream = live.opener.bulk(&StreamOpen::Target(target)).await.map_err(lost)?;
@@ -240,9 +259,12 @@ impl Server {
                 StreamReply::Refused { code, message } => Err((code, message)),
             }
         };
-        tokio::time::timeout(REPLY_TIME, talk)
-            .await
-            .unwrap_or_else(|_| Err((504, format!("node {node} did not answer within {} s", REPLY_TIME.as_secs()))))
+        tokio::time::timeout(REPLY_TIME, talk).await.unwrap_or_else(|_| {
+            Err((
+                504,
+                format!("node {node} did not answer within {} s", REPLY_TIME.as_secs()),
+            ))
+        })
     }
 
     /// Tells a connected node to do something. Fails with [`Error::Offline`] when it is not connected.
@@ -284,7 +306,10 @@ impl Server {
     async fn join(&self, join: &Join, address: SocketAddr) -> Result<Vec<u8>, Refusal> {
         self.attempts().check(address.ip(), tokio::time::Instant::now())?;
         let outcome = self.try_join(join).await;
-        if outcome.as_ref().is_err_and(|refusal| refusal.code != RefusalCode::Unavailable) {
+        if outcome
+            .as_ref()
+            .is_err_and(|refusal| refusal.code != RefusalCode::Unavailable)
+        {
             self.attempts().failed(address.ip(), tokio::time::Instant::now());
         }
         outcome
@@ -293,17 +318,25 @@ impl Server {
     async fn try_join(&self, join: &Join) -> Result<Vec<u8>, Refusal> {
         let node = &join.node;
         if !is_node_name(node) {
-            return Err(Refusal::new(RefusalCode::Malformed, format!("{node:?} cannot be the name of a node")));
+            return Err(Refusal::new(
+                RefusalCode::Malformed,
+                format!("{node:?} cannot be the name of a node"),
+            ));
         }
-        let token: Token = join.token.parse().map_err(|error: TokenError| Refusal::new(RefusalCode::Token, error.to_string()))?;
-        token.verify(self.inner.identity.join_key(), node, self.now()).map_err(|error| {
-            let code = match error {
-                TokenError::Expired { .. } => RefusalCode::TokenExpired,
-                TokenError::OtherNode { .. } => RefusalCode::TokenOtherNode,
-                _ => RefusalCode::Token,
-            };
-            Refusal::new(code, error.to_string())
-        })?;
+        let token: Token = join
+            .token
+            .parse()
+            .map_err(|error: TokenError| Refusal::new(RefusalCode::Token, error.to_string()))?;
+        token
+            .verify(self.inner.identity.join_key(), node, self.now())
+            .map_err(|error| {
+                let code = match error {
+                    TokenError::Expired { .. } => RefusalCode::TokenExpired,
+                    TokenError::OtherNode { .. } => RefusalCode::TokenOtherNode,
+                    _ => RefusalCode::Token,
+                };
+                Refusal::new(code, error.to_string())
+            })?;
         let key = ClusterIdentity::key_of_request(&join.request)
             .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
         self.claim(&token, node, &key).await?;
@@ -312,14 +345,19 @@ impl Server {
 
     async fn renew_expired(&self, peer: &Peer, request: &[u8]) -> Result<Vec<u8>, Refusal> {
         let (node, key, expired) = proven(peer)?;
-        self.renew(node, key, request, expired).await.map(|(certificate, _)| certificate)
+        self.renew(node, key, request, expired)
+            .await
+            .map(|(certificate, _)| certificate)
     }
 
     /// Signs for the new key after it is on record. Returns the certificate and the new key's hash.
     async fn renew(&self, node: &str, key: &str, request: &[u8], expired: bool) -> Result<(Vec<u8>, String), Refusal> {
         let new_key = ClusterIdentity::key_of_request(request)
             .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))?;
-        self.change_node(node, |record| crate::admission::renew(record, node, key, &new_key, expired)).await?;
+        self.change_node(node, |record| {
+            crate::admission::renew(record, node, key, &new_key, expired)
+        })
+        .await?;
         Ok((self.sign(request, node)?, new_key))
     }
 
@@ -327,15 +365,21 @@ impl Server {
     async fn admit(&self, peer: &Peer) -> Result<(String, String), Refusal> {
         let (node, key, expired) = proven(peer)?;
         if expired {
-            return Err(Refusal::new(RefusalCode::CertificateExpired, "the certificate has expired; renew it first"));
+            return Err(Refusal::new(
+                RefusalCode::CertificateExpired,
+                "the certificate has expired; renew it first",
+            ));
         }
-        self.change_node(node, |record| crate::admission::admit(record, node, key)).await?;
+        self.change_node(node, |record| crate::admission::admit(record, node, key))
+            .await?;
         Ok((node.to_owned(), key.to_owned()))
     }
 
     fn sign(&self, request: &[u8], node: &str) -> Result<Vec<u8>, Refusal> {
         let signed = self.inner.identity.sign_node(request, node, self.now());
-        signed.map(|signed| signed.certificate).map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))
+        signed
+            .map(|signed| signed.certificate)
+            .map_err(|error| Refusal::new(RefusalCode::Malformed, error.to_string()))
     }
 
     /// The control plane's clock in Unix seconds.

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::poll_fn;
 use bytes::BytesMut;
 use futures::StreamExt;
+use futures::future::poll_fn;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf, ReadHalf, WriteHalf};
@@ -55,7 +55,10 @@ pub(crate) struct Heard {
 
 impl Heard {
     fn new() -> Self {
-        Self { began: Instant::now(), milliseconds: Arc::default() }
+        Self {
+            began: Instant::now(),
+            milliseconds: Arc::default(),
+        }
     }
 
     /// Begins the count anew.
@@ -159,13 +162,31 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Session<T> {
             Side::Server => yamux::Mode::Server,
         };
         let heard = Heard::new();
-        let io = Listening { io, heard: heard.clone() };
+        let io = Listening {
+            io,
+            heard: heard.clone(),
+        };
         let (ask, requests) = mpsc::channel(8);
         let (inbound, accept) = mpsc::channel(STREAMS);
         let share = Share::default();
-        let session = Self { connection: yamux::Connection::new(io.compat(), config, mode), requests, inbound };
-        let opener = Opener { requests: ask, share: share.clone() };
-        (session, Handles { opener, inbound: accept, share, heard })
+        let session = Self {
+            connection: yamux::Connection::new(io.compat(), config, mode),
+            requests,
+            inbound,
+        };
+        let opener = Opener {
+            requests: ask,
+            share: share.clone(),
+        };
+        (
+            session,
+            Handles {
+                opener,
+                inbound: accept,
+                share,
+                heard,
+            },
+        )
     }
 
     /// Moves bytes until the connection ends or `stop` is told; returns why, for the log. What was written before `stop` still leaves.
@@ -236,7 +257,11 @@ pub(crate) struct Outbox<F> {
 
 impl<F> Clone for Outbox<F> {
     fn clone(&self) -> Self {
-        Self { urgent: self.urgent.clone(), normal: self.normal.clone(), last: self.last.clone() }
+        Self {
+            urgent: self.urgent.clone(),
+            normal: self.normal.clone(),
+            last: self.last.clone(),
+        }
     }
 }
 
@@ -270,7 +295,14 @@ pub(crate) fn outbox<F>() -> (Outbox<F>, Writer<F>) {
     let (urgent, urgent_receiver) = mpsc::channel(16);
     let (normal, normal_receiver) = mpsc::channel(8);
     let (last, last_receiver) = mpsc::channel(1);
-    (Outbox { urgent, normal, last }, Writer { urgent: urgent_receiver, normal: normal_receiver, last: last_receiver })
+    (
+        Outbox { urgent, normal, last },
+        Writer {
+            urgent: urgent_receiver,
+            normal: normal_receiver,
+            last: last_receiver,
+        },
+    )
 }
 
 impl<F: Serialize> Writer<F> {
@@ -321,7 +353,12 @@ impl Reader {
         let bytes: BytesMut = match self.0.next().await {
             Some(Ok(bytes)) => bytes,
             Some(Err(error)) => return Err(Error::protocol("read a frame", error)),
-            None => return Err(Error::protocol("read a frame", "the other side closed the control stream")),
+            None => {
+                return Err(Error::protocol(
+                    "read a frame",
+                    "the other side closed the control stream",
+                ));
+            }
         };
         protocol::decode(&bytes)
     }

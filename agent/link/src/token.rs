@@ -117,9 +117,10 @@ impl Token {
     /// Checks the node name, which needs no key and no clock.
     pub fn check_node(&self, node: &str) -> Result<(), TokenError> {
         match self.node() {
-            Some(expected) if expected != node => {
-                Err(TokenError::OtherNode { expected: expected.to_owned(), found: node.to_owned() })
-            }
+            Some(expected) if expected != node => Err(TokenError::OtherNode {
+                expected: expected.to_owned(),
+                found: node.to_owned(),
+            }),
             _ => Ok(()),
         }
     }
@@ -127,9 +128,13 @@ impl Token {
     /// Checks everything the control plane can check without its store: MAC (in constant time), expiry against `now` in Unix
     /// seconds, node name. The MAC comes first, so that a forged token learns nothing else.
     pub fn verify(&self, join_key: &[u8; 32], node: &str, now: u64) -> Result<(), TokenError> {
-        keyed(join_key, &self.payload).verify_slice(&self.mac).map_err(|_| TokenError::WrongMac)?;
+        keyed(join_key, &self.payload)
+            .verify_slice(&self.mac)
+            .map_err(|_| TokenError::WrongMac)?;
         if now > self.payload.expires {
-            return Err(TokenError::Expired { seconds_ago: now - self.payload.expires });
+            return Err(TokenError::Expired {
+                seconds_ago: now - self.payload.expires,
+            });
         }
         self.check_node(node)
     }
@@ -148,14 +153,21 @@ fn keyed(join_key: &[u8; 32], payload: &Payload) -> Hmac<Sha256> {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}.{}.{}", URL_SAFE_NO_PAD.encode(encode(&self.payload)), URL_SAFE_NO_PAD.encode(self.mac))
+        write!(
+            f,
+            "{PREFIX}.{}.{}",
+            URL_SAFE_NO_PAD.encode(encode(&self.payload)),
+            URL_SAFE_NO_PAD.encode(self.mac)
+        )
     }
 }
 
 impl fmt::Debug for Token {
     /// Without the MAC: tokens end up in logs by way of `Debug`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("payload", &self.payload).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("payload", &self.payload)
+            .finish_non_exhaustive()
     }
 }
 
@@ -168,18 +180,25 @@ impl FromStr for Token {
         let version = parts.next().unwrap_or_default();
         if version != PREFIX {
             return Err(if version.starts_with("minidc") && version.len() > "minidc".len() {
-                TokenError::Version { found: version.to_owned() }
+                TokenError::Version {
+                    found: version.to_owned(),
+                }
             } else if !version.is_empty() && PREFIX.starts_with(version) {
                 TokenError::CutShort
             } else {
                 TokenError::NotAToken
             });
         }
-        let (Some(payload), Some(mac)) = (parts.next(), parts.next()) else { return Err(TokenError::CutShort) };
+        let (Some(payload), Some(mac)) = (parts.next(), parts.next()) else {
+            return Err(TokenError::CutShort);
+        };
         if parts.next().is_some() {
             return Err(TokenError::Damaged("it has more than three parts"));
         }
-        let alphabet = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+        let alphabet = |part: &str| {
+            part.bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+        };
         if !alphabet(payload) || !alphabet(mac) {
             return Err(TokenError::Damaged("it has a character that no token has"));
         }
@@ -192,8 +211,11 @@ impl FromStr for Token {
             .ok()
             .and_then(|bytes| bytes.try_into().ok())
             .ok_or(TokenError::Damaged("its last part has the wrong length"))?;
-        let bytes = URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Damaged("its middle part is not base64url"))?;
-        let payload: Payload = postcard::from_bytes(&bytes).map_err(|_| TokenError::Damaged("its middle part does not parse"))?;
+        let bytes = URL_SAFE_NO_PAD
+            .decode(payload)
+            .map_err(|_| TokenError::Damaged("its middle part is not base64url"))?;
+        let payload: Payload =
+            postcard::from_bytes(&bytes).map_err(|_| TokenError::Damaged("its middle part does not parse"))?;
         Ok(Self { payload, mac })
     }
 }
@@ -227,18 +249,38 @@ mod tests {
         }
         assert_eq!("".parse::<Token>(), Err(TokenError::NotAToken));
         assert_eq!("K10abc::server:xyz".parse::<Token>(), Err(TokenError::NotAToken));
-        assert_eq!(text.replace("minidc1", "minidc2").parse::<Token>(), Err(TokenError::Version { found: "minidc2".into() }));
-        assert!(matches!(format!("{text}A").parse::<Token>(), Err(TokenError::Damaged(_))));
-        assert!(matches!(format!("{text}.x").parse::<Token>(), Err(TokenError::Damaged(_))));
-        assert!(matches!(text.replacen('A', "*", 1).parse::<Token>(), Err(TokenError::Damaged(_))));
+        assert_eq!(
+            text.replace("minidc1", "minidc2").parse::<Token>(),
+            Err(TokenError::Version {
+                found: "minidc2".into()
+            })
+        );
+        assert!(matches!(
+            format!("{text}A").parse::<Token>(),
+            Err(TokenError::Damaged(_))
+        ));
+        assert!(matches!(
+            format!("{text}.x").parse::<Token>(),
+            Err(TokenError::Damaged(_))
+        ));
+        assert!(matches!(
+            text.replacen('A', "*", 1).parse::<Token>(),
+            Err(TokenError::Damaged(_))
+        ));
     }
 
     #[test]
     fn forged_expired_and_foreign_tokens_open_nothing() {
         assert_eq!(token(None).verify(&[8; 32], "pi-2", 0), Err(TokenError::WrongMac));
-        assert_eq!(token(None).verify(&KEY, "pi-2", 1005), Err(TokenError::Expired { seconds_ago: 5 }));
+        assert_eq!(
+            token(None).verify(&KEY, "pi-2", 1005),
+            Err(TokenError::Expired { seconds_ago: 5 })
+        );
         assert_eq!(token(None).verify(&KEY, "pi-2", 1000), Ok(()));
-        assert!(matches!(token(Some("pi-3")).verify(&KEY, "pi-2", 0), Err(TokenError::OtherNode { .. })));
+        assert!(matches!(
+            token(Some("pi-3")).verify(&KEY, "pi-2", 0),
+            Err(TokenError::OtherNode { .. })
+        ));
         let mut forged = token(Some("pi-3"));
         forged.payload.node = None;
         assert_eq!(forged.verify(&KEY, "pi-2", 0), Err(TokenError::WrongMac));

@@ -152,7 +152,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Windowed<T> {
     fn parse(&mut self) -> Result<(), &'static str> {
         while self.incoming.len() >= HEADER {
             let kind = self.incoming[0];
-            let number = usize::from(self.incoming[1]) << 16 | usize::from(self.incoming[2]) << 8 | usize::from(self.incoming[3]);
+            let number = usize::from(self.incoming[1]) << 16
+                | usize::from(self.incoming[2]) << 8
+                | usize::from(self.incoming[3]);
             if number == 0 && kind != END {
                 return Err("an empty frame");
             }
@@ -171,8 +173,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Windowed<T> {
                 }
                 CREDIT => {
                     self.incoming.advance(HEADER);
-                    self.under_way =
-                        self.under_way.checked_sub(number).ok_or_else(|| "credit for bytes that were not sent")?;
+                    self.under_way = self
+                        .under_way
+                        .checked_sub(number)
+                        .ok_or("credit for bytes that were not sent")?;
                 }
                 END => {
                     self.ended_by_peer = true;
@@ -256,7 +260,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Windowed<T> {
         let this = self.get_mut();
         this.both.writer.register(cx.waker());
         this.advance()?;
-        if this.outgoing.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if this.outgoing.is_empty() {
+            Poll::Ready(Ok(()))
+        } else {
+            Poll::Pending
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -286,7 +294,10 @@ mod tests {
 
     fn pair() -> (Windowed<DuplexStream>, Windowed<DuplexStream>) {
         let (near, far) = duplex(1 << 20);
-        (Windowed::new(near, Share::default()), Windowed::new(far, Share::default()))
+        (
+            Windowed::new(near, Share::default()),
+            Windowed::new(far, Share::default()),
+        )
     }
 
     #[tokio::test]
@@ -349,7 +360,10 @@ mod tests {
         drop(near);
         let mut received = Vec::new();
         let error = far.read_to_end(&mut received).await.unwrap_err();
-        assert_eq!((error.kind(), received.as_slice()), (io::ErrorKind::UnexpectedEof, &b"half"[..]));
+        assert_eq!(
+            (error.kind(), received.as_slice()),
+            (io::ErrorKind::UnexpectedEof, &b"half"[..])
+        );
         assert!(far.write(b"x").await.is_err());
     }
 

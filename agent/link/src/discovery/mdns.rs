@@ -1,10 +1,10 @@
 //! Multicast DNS through Avahi, on a thread of its own: the library waits inside its calls.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -61,12 +61,23 @@ impl Mdns {
         let candidates = watch::Sender::new(Arc::default());
         let state = watch::Sender::new(MdnsState::Starting);
         let stop = Arc::new(AtomicBool::new(false));
-        let worker = Worker { options, candidates: candidates.clone(), state: state.clone(), stop: Arc::clone(&stop), suffix: 1 };
+        let worker = Worker {
+            options,
+            candidates: candidates.clone(),
+            state: state.clone(),
+            stop: Arc::clone(&stop),
+            suffix: 1,
+        };
         let thread = std::thread::Builder::new()
             .name("mdns".into())
             .spawn(move || worker.run())
             .map_err(|error| Error::protocol("start the mDNS thread", error))?;
-        Ok(Self { candidates, state, stop, thread: Some(thread) })
+        Ok(Self {
+            candidates,
+            state,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// How it is doing.
@@ -172,7 +183,12 @@ impl Worker {
             }
             None => None,
         };
-        Ok(Round { loops, _browser: browser, _service: service, events })
+        Ok(Round {
+            loops,
+            _browser: browser,
+            _service: service,
+            events,
+        })
     }
 
     /// Until told to stop, or until it must be built anew: then says why.
@@ -237,8 +253,15 @@ impl Worker {
                 .collect()
             })
             .unwrap_or_default();
-        let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
-        Surroundings { host, interfaces, pod_range: self.options.pod_range }
+        let host = nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .unwrap_or_default();
+        Surroundings {
+            host,
+            interfaces,
+            pod_range: self.options.pod_range,
+        }
     }
 }
 

@@ -44,7 +44,9 @@ impl Backoff {
 }
 
 fn double(first: Duration, times: u32, longest: Duration) -> Duration {
-    first.saturating_mul(2_u32.saturating_pow(times.min(20).saturating_sub(1))).min(longest)
+    first
+        .saturating_mul(2_u32.saturating_pow(times.min(20).saturating_sub(1)))
+        .min(longest)
 }
 
 /// Between half of it and all of it, so that boards that lost their control plane together do not come back together.
@@ -68,7 +70,10 @@ mod tests {
         assert!(late > SOON && late <= LONGEST, "{late:?}");
         for _ in 0..100 {
             let refused = backoff.refused();
-            assert!(refused >= REFUSED_FIRST / 2 && refused <= REFUSED_LONGEST, "{refused:?}");
+            assert!(
+                refused >= REFUSED_FIRST / 2 && refused <= REFUSED_LONGEST,
+                "{refused:?}"
+            );
         }
         assert!(backoff.refused() >= REFUSED_LONGEST / 2);
         backoff.reset();

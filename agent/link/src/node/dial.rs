@@ -36,7 +36,10 @@ impl Shunned {
         if self.0.len() >= 256 {
             self.0.clear();
         }
-        let wait = self.0.get(&address).map_or(SHUN_FIRST, |(_, wait)| (*wait * 2).min(SHUN_LONGEST));
+        let wait = self
+            .0
+            .get(&address)
+            .map_or(SHUN_FIRST, |(_, wait)| (*wait * 2).min(SHUN_LONGEST));
         self.0.insert(address, (now + wait, wait));
     }
 
@@ -55,7 +58,11 @@ pub(super) struct NoWay {
 
 /// The addresses of `HOST:PORT`.
 pub(super) async fn resolve(server: &str) -> Result<Vec<SocketAddr>, Error> {
-    let wrong = |reason: String| Error::Connect { attempt: "resolve", peer: server.to_owned(), reason };
+    let wrong = |reason: String| Error::Connect {
+        attempt: "resolve",
+        peer: server.to_owned(),
+        reason,
+    };
     tokio::time::timeout(RESOLVE_TIME, tokio::net::lookup_host(server))
         .await
         .map_err(|_| wrong("no answer".into()))?
@@ -72,7 +79,12 @@ pub(super) async fn connect(
     cluster: &str,
 ) -> Result<(TlsStream<TcpStream>, SocketAddr), NoWay> {
     let now = Instant::now();
-    let mut waiting = addresses.iter().copied().filter(|address| !shunned.is_shunned(address, now)).collect::<Vec<_>>().into_iter();
+    let mut waiting = addresses
+        .iter()
+        .copied()
+        .filter(|address| !shunned.is_shunned(address, now))
+        .collect::<Vec<_>>()
+        .into_iter();
     let mut failures = Vec::new();
     let mut foreign = 0;
     let mut dialling = FuturesUnordered::new();
@@ -102,12 +114,19 @@ pub(super) async fn connect(
     }
     if failures.is_empty() {
         let reason = "every address known is of somebody else's server".to_owned();
-        return Err(NoWay { code: Some(RefusalCode::ForeignCluster), reason });
+        return Err(NoWay {
+            code: Some(RefusalCode::ForeignCluster),
+            reason,
+        });
     }
     let code = (foreign == failures.len()).then_some(RefusalCode::ForeignCluster);
     // What a person should know first: a control plane that does not answer, rather than a stranger that does.
     failures.sort_by_key(|(is_foreign, _)| *is_foreign);
-    let reason = failures.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join("; ");
+    let reason = failures
+        .into_iter()
+        .map(|(_, text)| text)
+        .collect::<Vec<_>>()
+        .join("; ");
     Err(NoWay { code, reason })
 }
 
@@ -123,10 +142,13 @@ async fn dial(
         let tcp = TcpStream::connect(address).await.map_err(failed)?;
         tcp.set_nodelay(true).map_err(failed)?;
         let name = name(cluster).map_err(|error| (address, None, error.to_string()))?;
-        let stream = TlsConnector::from(Arc::clone(config)).connect(name, tcp).await.map_err(|error| {
-            let (code, reason) = handshake_failure(&error);
-            (address, code, reason)
-        })?;
+        let stream = TlsConnector::from(Arc::clone(config))
+            .connect(name, tcp)
+            .await
+            .map_err(|error| {
+                let (code, reason) = handshake_failure(&error);
+                (address, code, reason)
+            })?;
         if stream.get_ref().1.alpn_protocol() != Some(crate::protocol::ALPN) {
             return Err((address, None, "the server there does not speak minidc".to_owned()));
         }

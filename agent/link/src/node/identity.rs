@@ -51,7 +51,9 @@ impl IdentityFile {
 
     /// Reads it; `None` when there is none.
     pub fn read(&self) -> Result<Option<NodeIdentity>, Error> {
-        let Some(bytes) = files::read(&self.0)? else { return Ok(None) };
+        let Some(bytes) = files::read(&self.0)? else {
+            return Ok(None);
+        };
         let identity: NodeIdentity = serde_json::from_slice(&bytes).map_err(|error| self.wrong(error.to_string()))?;
         identity.check().map_err(|reason| self.wrong(reason))?;
         Ok(Some(identity))
@@ -65,7 +67,10 @@ impl IdentityFile {
     }
 
     fn wrong(&self, reason: String) -> Error {
-        Error::NodeIdentity { path: self.0.clone(), reason }
+        Error::NodeIdentity {
+            path: self.0.clone(),
+            reason,
+        }
     }
 }
 
@@ -113,22 +118,30 @@ impl NodeIdentity {
 
     fn certificate(&self) -> Result<Option<CertificateDer<'static>>, Error> {
         let read = |pem: &String| {
-            CertificateDer::from_pem_slice(pem.as_bytes())
-                .map_err(|error| Error::Decode { what: "node certificate", reason: error.to_string() })
+            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| Error::Decode {
+                what: "node certificate",
+                reason: error.to_string(),
+            })
         };
         self.certificate.as_ref().map(read).transpose()
     }
 
     /// The certificate and its key, for TLS.
     pub(crate) fn credentials(&self) -> Result<Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>, Error> {
-        let Some(certificate) = self.certificate()? else { return Ok(None) };
+        let Some(certificate) = self.certificate()? else {
+            return Ok(None);
+        };
         let key = parse_key(&self.key)?.serialize_der();
         Ok(Some((certificate, PrivatePkcs8KeyDer::from(key).into())))
     }
 
     /// End of the certificate's life in Unix seconds; 0 without one.
     pub(super) fn not_after(&self) -> u64 {
-        self.certificate().ok().flatten().and_then(|certificate| not_after(&certificate).ok()).unwrap_or(0)
+        self.certificate()
+            .ok()
+            .flatten()
+            .and_then(|certificate| not_after(&certificate).ok())
+            .unwrap_or(0)
     }
 
     /// The signing request for the present key.
@@ -148,7 +161,10 @@ impl NodeIdentity {
 
     /// Takes a certificate (DER) that was asked for, for the present key or the next.
     pub(super) fn accept(&mut self, certificate: Vec<u8>) -> Result<(), Error> {
-        let wrong = |reason: &str| Error::Decode { what: "certificate from the control plane", reason: reason.to_owned() };
+        let wrong = |reason: &str| Error::Decode {
+            what: "certificate from the control plane",
+            reason: reason.to_owned(),
+        };
         let certificate = CertificateDer::from(certificate);
         let key = key_of(&certificate)?;
         if subject(&certificate)?.0 != node_user(&self.node) {
@@ -180,7 +196,10 @@ impl std::fmt::Debug for NodeIdentity {
 }
 
 fn parse_key(pem: &str) -> Result<KeyPair, Error> {
-    KeyPair::from_pem(pem).map_err(|error| Error::Decode { what: "node key", reason: error.to_string() })
+    KeyPair::from_pem(pem).map_err(|error| Error::Decode {
+        what: "node key",
+        reason: error.to_string(),
+    })
 }
 
 fn key_hash(key: &KeyPair) -> String {
@@ -207,10 +226,20 @@ impl ClusterIdentity {
     /// Writes the identity of the node that runs beside the control plane into the node's `directory`, unless it has one of this
     /// cluster and name already. Returns the hash of its key, to be put on record with
     /// [`Server::trust_local`](crate::server::Server::trust_local). `now` is in Unix seconds; `server` is where the node finds us.
-    pub fn issue_local_node(&self, directory: &Path, node: &str, server: SocketAddr, now: u64) -> Result<String, Error> {
+    pub fn issue_local_node(
+        &self,
+        directory: &Path,
+        node: &str,
+        server: SocketAddr,
+        now: u64,
+    ) -> Result<String, Error> {
         let file = IdentityFile::within(directory);
         let mut identity = match file.read()? {
-            Some(present) if present.node == node && present.cluster == self.cluster() && present.pin == self.pin().to_string() => {
+            Some(present)
+                if present.node == node
+                    && present.cluster == self.cluster()
+                    && present.pin == self.pin().to_string() =>
+            {
                 if present.certificate.is_some() {
                     return present.key_hash();
                 }

@@ -123,9 +123,15 @@ impl Link {
 
     /// Away, or still searching if this node has never been in.
     fn away(&mut self, reason: String) {
-        let joined = self.identity.as_ref().is_some_and(|identity| identity.certificate.is_some());
+        let joined = self
+            .identity
+            .as_ref()
+            .is_some_and(|identity| identity.certificate.is_some());
         self.shared.set(if joined {
-            LinkState::Away { since: *self.away.get_or_insert_with(Instant::now), reason }
+            LinkState::Away {
+                since: *self.away.get_or_insert_with(Instant::now),
+                reason,
+            }
         } else {
             LinkState::Searching { note: reason }
         });
@@ -137,7 +143,10 @@ impl Link {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let mut found = self.config.discovery.candidates();
         loop {
-            if self.discovered(&found.borrow_and_update()).any(|address| !self.tried.contains(&address)) {
+            if self
+                .discovered(&found.borrow_and_update())
+                .any(|address| !self.tried.contains(&address))
+            {
                 return;
             }
             if found.changed().await.is_err() {
@@ -155,14 +164,19 @@ impl Link {
         }
     }
 
-    fn discovered<'a>(&self, candidates: &'a [crate::discovery::Candidate]) -> impl Iterator<Item = SocketAddr> + use<'a> {
+    fn discovered<'a>(
+        &self,
+        candidates: &'a [crate::discovery::Candidate],
+    ) -> impl Iterator<Item = SocketAddr> + use<'a> {
         let wanted = self.wanted();
         candidates
             .iter()
             .filter(move |candidate| {
-                wanted.as_ref().is_some_and(|(cluster, pin)| *cluster == candidate.cluster && *pin == candidate.pin)
+                wanted
+                    .as_ref()
+                    .is_some_and(|(cluster, pin)| *cluster == candidate.cluster && *pin == candidate.pin)
             })
-            .flat_map(|candidate| candidate.sockets())
+            .flat_map(crate::discovery::Candidate::sockets)
     }
 
     /// Every address worth dialling, the likeliest first; otherwise why there is none.
@@ -186,11 +200,21 @@ impl Link {
         let cluster = self.wanted().map(|(cluster, _)| cluster).unwrap_or_default();
         let others: Vec<_> = candidates
             .iter()
-            .map(|other| format!("{} announces cluster {} with pin {}…", other.host, other.cluster, &other.pin.to_string()[..8]))
+            .map(|other| {
+                format!(
+                    "{} announces cluster {} with pin {}…",
+                    other.host,
+                    other.cluster,
+                    &other.pin.to_string()[..8]
+                )
+            })
             .collect();
         let note = note.unwrap_or_else(|| match others.as_slice() {
             [] => format!("no control plane of cluster {cluster} is announced on this network"),
-            others => format!("no control plane of cluster {cluster} is announced on this network, but {}", others.join(", ")),
+            others => format!(
+                "no control plane of cluster {cluster} is announced on this network, but {}",
+                others.join(", ")
+            ),
         });
         Err(Outcome::Nothing { note })
     }
@@ -199,7 +223,10 @@ impl Link {
         let token = self.config.token.as_ref();
         if let Some(token) = token
             && let Err(error) = token.check_node(&self.config.node)
-            && self.identity.as_ref().is_none_or(|identity| identity.certificate.is_none())
+            && self
+                .identity
+                .as_ref()
+                .is_none_or(|identity| identity.certificate.is_none())
         {
             return Ok(Plan::Cannot(RefusalCode::TokenOtherNode, error.to_string()));
         }
@@ -229,10 +256,14 @@ impl Link {
             return Ok(Plan::Session);
         }
         let Some(token) = token else {
-            return Ok(Plan::Cannot(RefusalCode::Token, "this node has neither an identity nor a join token".into()));
+            return Ok(Plan::Cannot(
+                RefusalCode::Token,
+                "this node has neither an identity nor a join token".into(),
+            ));
         };
         // The key is on disk before anything leaves the board: after a power cut the same key tries again.
-        let fits = |identity: &NodeIdentity| identity.node == self.config.node && identity.pin == token.pin().to_string();
+        let fits =
+            |identity: &NodeIdentity| identity.node == self.config.node && identity.pin == token.pin().to_string();
         if !self.identity.as_ref().is_some_and(fits) {
             let identity = NodeIdentity::new(&self.config.node, token.cluster(), token.pin())?;
             self.file.write(&identity)?;
@@ -246,7 +277,10 @@ impl Link {
         if self.certificates > CERTIFICATES_IN_A_ROW {
             self.certificates = 0;
             let reason = "the control plane signs certificates and then finds them expired".to_owned();
-            return Ok(Outcome::Refused { code: RefusalCode::CertificateExpired, reason });
+            return Ok(Outcome::Refused {
+                code: RefusalCode::CertificateExpired,
+                reason,
+            });
         }
         match plan {
             Plan::Cannot(code, reason) => Ok(Outcome::Refused { code, reason }),
@@ -257,7 +291,9 @@ impl Link {
 
     async fn join(&mut self) -> Result<Outcome, Error> {
         let (Some(identity), Some(token)) = (&self.identity, &self.config.token) else {
-            return Ok(Outcome::Failed { reason: "there is nothing to join with".into() });
+            return Ok(Outcome::Failed {
+                reason: "there is nothing to join with".into(),
+            });
         };
         let config = client_config(identity.pin()?, &identity.cluster, None)?;
         let opening = Opening::Join(Join {
@@ -269,17 +305,27 @@ impl Link {
     }
 
     /// Gets a certificate by one exchange on a connection of its own.
-    async fn ask(&mut self, config: &Arc<rustls::ClientConfig>, opening: &Opening, joining: bool) -> Result<Outcome, Error> {
+    async fn ask(
+        &mut self,
+        config: &Arc<rustls::ClientConfig>,
+        opening: &Opening,
+        joining: bool,
+    ) -> Result<Outcome, Error> {
         let (mut stream, address) = match self.connect(config, joining).await {
             Ok(connected) => connected,
             Err(outcome) => return Ok(outcome),
         };
         match exchange(&mut stream, opening).await {
-            Ok(OpeningReply::Certificate { certificate, wall_clock_ms }) => {
+            Ok(OpeningReply::Certificate {
+                certificate,
+                wall_clock_ms,
+            }) => {
                 let _ = stream.shutdown().await;
                 if let Some(identity) = &mut self.identity {
                     if let Err(error) = identity.accept(certificate) {
-                        return Ok(Outcome::Failed { reason: error.to_string() });
+                        return Ok(Outcome::Failed {
+                            reason: error.to_string(),
+                        });
                     }
                     identity.last_good = Some(address);
                     save(&self.file, identity).await?;
@@ -288,10 +334,14 @@ impl Link {
                 self.certificates += 1;
                 Ok(Outcome::Again)
             }
-            Ok(OpeningReply::Session) => Ok(Outcome::Failed { reason: format!("{address} answered out of order") }),
+            Ok(OpeningReply::Session) => Ok(Outcome::Failed {
+                reason: format!("{address} answered out of order"),
+            }),
             Ok(OpeningReply::Refused { code, reason }) if code.is_passing() => Ok(Outcome::Failed { reason }),
             Ok(OpeningReply::Refused { code, reason }) => Ok(Outcome::Refused { code, reason }),
-            Err(error) => Ok(Outcome::Failed { reason: format!("{address}: {error}") }),
+            Err(error) => Ok(Outcome::Failed {
+                reason: format!("{address}: {error}"),
+            }),
         }
     }
 
@@ -306,20 +356,26 @@ impl Link {
             self.shared.set(LinkState::Joining);
         }
         let cluster = self.wanted().map(|(cluster, _)| cluster).unwrap_or_default();
-        connect(&addresses, &mut self.shunned, config, &cluster).await.map_err(|NoWay { code, reason }| match code {
-            Some(code) => Outcome::Refused { code, reason },
-            None => Outcome::Failed { reason },
-        })
+        connect(&addresses, &mut self.shunned, config, &cluster)
+            .await
+            .map_err(|NoWay { code, reason }| match code {
+                Some(code) => Outcome::Refused { code, reason },
+                None => Outcome::Failed { reason },
+            })
     }
 
     async fn begin(&mut self, shutdown: &CancellationToken) -> Result<Outcome, Error> {
-        let Some(identity) = &self.identity else { return Ok(Outcome::Again) };
+        let Some(identity) = &self.identity else {
+            return Ok(Outcome::Again);
+        };
         let config = client_config(identity.pin()?, &identity.cluster, identity.credentials()?)?;
         let connecting = async {
             let (mut stream, address) = self.connect(&config, false).await?;
             match exchange(&mut stream, &Opening::Session).await {
                 Ok(reply) => Ok((stream, address, reply)),
-                Err(error) => Err(Outcome::Failed { reason: format!("{address}: {error}") }),
+                Err(error) => Err(Outcome::Failed {
+                    reason: format!("{address}: {error}"),
+                }),
             }
         };
         let connected = tokio::select! {
@@ -337,7 +393,9 @@ impl Link {
             },
             OpeningReply::Refused { code, reason } => (code, reason),
             OpeningReply::Certificate { .. } => {
-                return Ok(Outcome::Failed { reason: format!("{address} answered out of order") });
+                return Ok(Outcome::Failed {
+                    reason: format!("{address} answered out of order"),
+                });
             }
         };
         match code {
@@ -360,14 +418,25 @@ impl Link {
         address: SocketAddr,
         shutdown: &CancellationToken,
     ) -> Result<Outcome, Error> {
-        let Some(identity) = &mut self.identity else { return Ok(Outcome::Again) };
+        let Some(identity) = &mut self.identity else {
+            return Ok(Outcome::Again);
+        };
         // Worth a write: it is what a node finds home with where there is no mDNS.
         if identity.last_good != Some(address) {
             identity.last_good = Some(address);
             save(&self.file, identity).await?;
         }
         let began = Instant::now();
-        let ended = Box::pin(session(stream, address, &self.shared, &self.node, identity, &self.file, shutdown)).await?;
+        let ended = Box::pin(session(
+            stream,
+            address,
+            &self.shared,
+            &self.node,
+            identity,
+            &self.file,
+            shutdown,
+        ))
+        .await?;
         let lasted = began.elapsed();
         if lasted >= GOOD_SESSION {
             self.away = None;
@@ -383,7 +452,9 @@ impl Link {
 
     /// The exchange that an expired certificate opens.
     async fn renew(&mut self) -> Result<Outcome, Error> {
-        let Some(identity) = &mut self.identity else { return Ok(Outcome::Again) };
+        let Some(identity) = &mut self.identity else {
+            return Ok(Outcome::Again);
+        };
         let had_key = identity.next_key.is_some();
         let request = identity.next_request()?;
         if !had_key {
@@ -421,7 +492,10 @@ where
     };
     match tokio::time::timeout(REPLY_TIME, talk).await {
         Ok(reply) => reply,
-        Err(_) => Err(Error::protocol("wait for a reply", format_args!("none came within {} s", REPLY_TIME.as_secs()))),
+        Err(_) => Err(Error::protocol(
+            "wait for a reply",
+            format_args!("none came within {} s", REPLY_TIME.as_secs()),
+        )),
     }
 }
 

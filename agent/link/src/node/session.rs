@@ -33,7 +33,10 @@ const CLOCK_INTERVAL: Duration = Duration::from_secs(60);
 /// Why a session ended.
 pub(super) enum Ended {
     Lost(String),
-    Refused { code: RefusalCode, reason: String },
+    Refused {
+        code: RefusalCode,
+        reason: String,
+    },
     /// A person adopted the store: begin again, and follow it.
     Adopted,
     Stopped,
@@ -78,7 +81,12 @@ where
         Ok(Ok((ServerFrame::Refused { code, reason }, ..))) => return Ok(Ended::Refused { code, reason }),
         Ok(Ok(_)) => return Ok(Ended::Lost(format!("{server} said something before its welcome"))),
         Ok(Err(error)) => return Ok(Ended::Lost(format!("{server}: {error}"))),
-        Err(_) => return Ok(Ended::Lost(format!("{server} sent no welcome within {} s", WELCOME_TIME.as_secs()))),
+        Err(_) => {
+            return Ok(Ended::Lost(format!(
+                "{server} sent no welcome within {} s",
+                WELCOME_TIME.as_secs()
+            )));
+        }
     };
     handles.heard.note();
 
@@ -204,7 +212,10 @@ struct Work<'a> {
 impl Work<'_> {
     fn welcomed(&mut self, welcome: &Welcome, server: SocketAddr) -> Lowered {
         self.node.wall_clock(welcome.wall_clock_ms);
-        let lowered = Lowered { shared: Arc::clone(self.shared), up: Arc::clone(&self.up) };
+        let lowered = Lowered {
+            shared: Arc::clone(self.shared),
+            up: Arc::clone(&self.up),
+        };
         match self.shared.keeper.fit(welcome.store) {
             Fit::Fits => {
                 self.shared.keeper.begin(welcome.store);
@@ -213,7 +224,11 @@ impl Work<'_> {
             }
             Fit::Foreign { known } => {
                 self.foreign = true;
-                self.shared.set(LinkState::ForeignStore { server, known, offered: welcome.store });
+                self.shared.set(LinkState::ForeignStore {
+                    server,
+                    known,
+                    offered: welcome.store,
+                });
             }
         }
         lowered
@@ -221,7 +236,12 @@ impl Work<'_> {
 
     /// How long until half of the certificate's life is over, by the control plane's clock (Unix seconds).
     fn renewal_due(&self, now: u64) -> Duration {
-        Duration::from_secs(self.identity.not_after().saturating_sub(now).saturating_sub(NODE_LIFETIME / 2))
+        Duration::from_secs(
+            self.identity
+                .not_after()
+                .saturating_sub(now)
+                .saturating_sub(NODE_LIFETIME / 2),
+        )
     }
 
     /// `adopt` beside the identity: what `minidc node adopt` leaves on a node that it cannot talk to.
@@ -233,7 +253,12 @@ impl Work<'_> {
     async fn beat(&mut self) -> Result<(), Error> {
         self.sequence += 1;
         let (sample, led) = self.node.heartbeat();
-        let heartbeat = Heartbeat { sequence: self.sequence, sample, led, foreign_store: self.foreign };
+        let heartbeat = Heartbeat {
+            sequence: self.sequence,
+            sample,
+            led,
+            foreign_store: self.foreign,
+        };
         self.outbox.send_urgent(NodeFrame::Heartbeat(Box::new(heartbeat))).await
     }
 

@@ -27,7 +27,13 @@ pub(super) struct Up {
 
 impl Up {
     pub(super) fn new(outbox: Outbox<NodeFrame>, opener: Opener) -> Self {
-        Self { outbox, opener, waiting: Mutex::default(), next: AtomicU64::new(1), permits: Semaphore::new(REQUESTS) }
+        Self {
+            outbox,
+            opener,
+            waiting: Mutex::default(),
+            next: AtomicU64::new(1),
+            permits: Semaphore::new(REQUESTS),
+        }
     }
 
     /// The session is over: whoever waits for an answer gets none.
@@ -55,7 +61,10 @@ impl Up {
         body: Vec<u8>,
     ) -> Result<(u16, Vec<u8>), Error> {
         if body.len() > MAX_FRAME - 8192 {
-            return Err(Error::protocol("send a request", format_args!("a body of {} bytes is too long for the link", body.len())));
+            return Err(Error::protocol(
+                "send a request",
+                format_args!("a body of {} bytes is too long for the link", body.len()),
+            ));
         }
         let _permit = self.permits.acquire().await.map_err(|_| Error::Offline)?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
@@ -66,24 +75,37 @@ impl Up {
         if self.permits.is_closed() {
             return Err(Error::Offline);
         }
-        let request =
-            ApiRequest { id, method: method.to_owned(), path, content_type: content_type.to_owned(), body };
+        let request = ApiRequest {
+            id,
+            method: method.to_owned(),
+            path,
+            content_type: content_type.to_owned(),
+            body,
+        };
         self.outbox.send(NodeFrame::Request(request)).await?;
         match tokio::time::timeout(ANSWER_TIME, answer).await {
             Ok(Ok(response)) => Ok((response.status, response.body)),
             Ok(Err(_)) => Err(Error::Offline),
-            Err(_) => Err(Error::protocol("wait for an answer", format_args!("none came within {} s", ANSWER_TIME.as_secs()))),
+            Err(_) => Err(Error::protocol(
+                "wait for an answer",
+                format_args!("none came within {} s", ANSWER_TIME.as_secs()),
+            )),
         }
     }
 
     pub(super) async fn image_archive(&self, name: &str) -> Result<(u64, Box<dyn AsyncRead + Send + Unpin>), Error> {
         let talk = async {
-            let mut stream = self.opener.bulk(&StreamOpen::ImageArchive { name: name.to_owned() }).await?;
+            let mut stream = self
+                .opener
+                .bulk(&StreamOpen::ImageArchive { name: name.to_owned() })
+                .await?;
             match protocol::decode(&protocol::read_frame(&mut stream, MAX_OPENING).await?)? {
                 ArchiveReply::Ready { size } => Ok((size, Box::new(stream) as Box<dyn AsyncRead + Send + Unpin>)),
-                ArchiveReply::Refused { code, message } => {
-                    Err(Error::Status { attempt: format!("fetch image {name}"), code, message })
-                }
+                ArchiveReply::Refused { code, message } => Err(Error::Status {
+                    attempt: format!("fetch image {name}"),
+                    code,
+                    message,
+                }),
             }
         };
         tokio::time::timeout(ANSWER_TIME, talk)

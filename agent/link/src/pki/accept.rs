@@ -51,13 +51,21 @@ pub enum Application {
 impl Acceptor {
     /// `clock` gives the control plane's time in Unix seconds, by which client certificates are judged.
     pub fn new(config: Arc<ServerConfig>, clock: Arc<dyn Fn() -> u64 + Send + Sync>) -> Self {
-        Self { tls: TlsAcceptor::from(config), permits: Arc::new(Semaphore::new(HANDSHAKES)), clock }
+        Self {
+            tls: TlsAcceptor::from(config),
+            permits: Arc::new(Semaphore::new(HANDSHAKES)),
+            clock,
+        }
     }
 
     /// Completes the handshake; waits its turn when too many are under way. To be called in a task of its own. The error is
     /// for the log.
     pub async fn accept(&self, tcp: TcpStream, address: SocketAddr) -> Result<Accepted, Error> {
-        let wrong = |reason: String| Error::Connect { attempt: "complete TLS with", peer: address.to_string(), reason };
+        let wrong = |reason: String| Error::Connect {
+            attempt: "complete TLS with",
+            peer: address.to_string(),
+            reason,
+        };
         let _permit = self.permits.acquire().await.map_err(|error| wrong(error.to_string()))?;
         tcp.set_nodelay(true).map_err(|error| wrong(error.to_string()))?;
         let stream = tokio::time::timeout(HANDSHAKE_TIME, self.tls.accept(tcp))
@@ -71,7 +79,11 @@ impl Acceptor {
             _ => Application::Http1,
         };
         let peer = peer(connection, (self.clock)())?;
-        Ok(Accepted { stream, peer, application })
+        Ok(Accepted {
+            stream,
+            peer,
+            application,
+        })
     }
 }
 

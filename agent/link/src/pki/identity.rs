@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls_pki_types::pem::PemObject;
@@ -66,7 +66,10 @@ impl ClusterIdentity {
     /// lacks a file, or holds another cluster's name, is an error: a new identity would lock every node out.
     pub fn load_or_create(directory: &Path, cluster: &str) -> Result<Self, Error> {
         if !is_label(cluster) {
-            return Err(Error::Name { what: "cluster name", name: cluster.to_owned() });
+            return Err(Error::Name {
+                what: "cluster name",
+                name: cluster.to_owned(),
+            });
         }
         if !directory.try_exists().map_err(Error::file("look for", directory))? {
             create(directory, cluster)?;
@@ -75,7 +78,10 @@ impl ClusterIdentity {
         if identity.cluster != cluster {
             return Err(Error::ClusterIdentity {
                 directory: directory.to_owned(),
-                reason: format!("it is of cluster {:?}, the configuration says {cluster:?}", identity.cluster),
+                reason: format!(
+                    "it is of cluster {:?}, the configuration says {cluster:?}",
+                    identity.cluster
+                ),
             });
         }
         Ok(identity)
@@ -83,19 +89,25 @@ impl ClusterIdentity {
 
     /// Loads the identity from `directory`.
     pub fn load(directory: &Path) -> Result<Self, Error> {
-        let wrong = |reason: String| Error::ClusterIdentity { directory: directory.to_owned(), reason };
+        let wrong = |reason: String| Error::ClusterIdentity {
+            directory: directory.to_owned(),
+            reason,
+        };
         let read = |name: &str| -> Result<String, Error> {
             let bytes = files::read(&directory.join(name))?.ok_or_else(|| wrong(format!("{name} is missing")))?;
             String::from_utf8(bytes).map_err(|_| wrong(format!("{name} is not text")))
         };
         let cluster = read(CLUSTER)?.trim().to_owned();
         if !is_label(&cluster) {
-            return Err(wrong(format!("{CLUSTER} holds {cluster:?}, which is not a lower-case DNS label")));
+            return Err(wrong(format!(
+                "{CLUSTER} holds {cluster:?}, which is not a lower-case DNS label"
+            )));
         }
         let certificate_pem = read(CA_CERTIFICATE)?;
         let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
             .map_err(|error| wrong(format!("{CA_CERTIFICATE} is not a PEM certificate: {error}")))?;
-        let key = KeyPair::from_pem(&read(CA_KEY)?).map_err(|error| wrong(format!("{CA_KEY} is not a PEM key: {error}")))?;
+        let key =
+            KeyPair::from_pem(&read(CA_KEY)?).map_err(|error| wrong(format!("{CA_KEY} is not a PEM key: {error}")))?;
         let pin = Pin::of_certificate(&certificate).map_err(|error| wrong(format!("{CA_CERTIFICATE}: {error}")))?;
         if pin.0 != sha256(&key.subject_public_key_info()) {
             return Err(wrong(format!("{CA_KEY} is not the key of {CA_CERTIFICATE}")));
@@ -105,7 +117,14 @@ impl ClusterIdentity {
             .ok_or_else(|| wrong(format!("{JOIN_KEY} is not 64 hex digits")))?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)
             .map_err(|error| wrong(format!("{CA_CERTIFICATE} cannot issue: {error}")))?;
-        Ok(Self { cluster, certificate, certificate_pem, issuer, join_key, pin })
+        Ok(Self {
+            cluster,
+            certificate,
+            certificate_pem,
+            issuer,
+            join_key,
+            pin,
+        })
     }
 
     /// Name of the cluster.
@@ -136,7 +155,10 @@ impl ClusterIdentity {
     /// Makes a token for `node` (any, when `None`) that opens the cluster until `expires` (Unix seconds), with a random id.
     pub fn mint_token(&self, node: Option<&str>, expires: u64) -> Result<Token, Error> {
         if let Some(node) = node.filter(|node| !is_node_name(node)) {
-            return Err(Error::Name { what: "node name", name: node.to_owned() });
+            return Err(Error::Name {
+                what: "node name",
+                name: node.to_owned(),
+            });
         }
         let id = hex(&random::<8>()?);
         Ok(Token::mint(&self.join_key, &self.cluster, self.pin, &id, node, expires))
@@ -147,15 +169,24 @@ impl ClusterIdentity {
     pub fn fixed_names(&self) -> Vec<String> {
         let mut names = vec![server_name(&self.cluster)];
         names.extend(
-            ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost"]
-                .map(ToOwned::to_owned),
+            [
+                "kubernetes",
+                "kubernetes.default",
+                "kubernetes.default.svc",
+                "kubernetes.default.svc.cluster.local",
+                "localhost",
+            ]
+            .map(ToOwned::to_owned),
         );
         names.extend(["127.0.0.1", "::1"].map(ToOwned::to_owned));
         names
     }
 
     /// A serving certificate in DER for `names` (DNS names and addresses), and its key.
-    pub(crate) fn issue_server(&self, names: &[String]) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), Error> {
+    pub(crate) fn issue_server(
+        &self,
+        names: &[String],
+    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), Error> {
         let key = new_key("the serving key")?;
         let mut params = long_lived(&server_name(&self.cluster), &[]);
         params.subject_alt_names = names
@@ -165,7 +196,10 @@ impl ClusterIdentity {
                 Err(_) => Ok(SanType::DnsName(name.as_str().try_into()?)),
             })
             .collect::<Result<_, rcgen::Error>>()
-            .map_err(|source| Error::Certificate { what: format!("a certificate for {names:?}"), source })?;
+            .map_err(|source| Error::Certificate {
+                what: format!("a certificate for {names:?}"),
+                source,
+            })?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = self.sign(&params, &key, "the serving certificate")?;
         Ok((certificate, PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
@@ -178,8 +212,14 @@ impl ClusterIdentity {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params
             .signed_by(&key, &self.issuer)
-            .map_err(|source| Error::Certificate { what: format!("a client certificate for {common_name}"), source })?;
-        Ok(Issued { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
+            .map_err(|source| Error::Certificate {
+                what: format!("a client certificate for {common_name}"),
+                source,
+            })?;
+        Ok(Issued {
+            certificate_pem: certificate.pem(),
+            key_pem: key.serialize_pem(),
+        })
     }
 
     /// The administrator's certificate: `CN=minidc-admin`, `O=system:masters`.
@@ -190,7 +230,9 @@ impl ClusterIdentity {
     /// Reads a PKCS #10 request (DER), checks that its sender has the key, and returns the key's hash. Nothing else in the
     /// request counts.
     pub fn key_of_request(request: &[u8]) -> Result<String, Error> {
-        Ok(hex(&sha256(&read_request(request)?.public_key.subject_public_key_info())))
+        Ok(hex(&sha256(
+            &read_request(request)?.public_key.subject_public_key_info(),
+        )))
     }
 
     /// Signs a node's certificate for the key in `request`, from build time until [`NODE_LIFETIME`] after `now` (Unix seconds).
@@ -210,31 +252,48 @@ impl ClusterIdentity {
         now: u64,
     ) -> Result<CertificateDer<'static>, Error> {
         if !is_node_name(node) {
-            return Err(Error::Name { what: "node name", name: node.to_owned() });
+            return Err(Error::Name {
+                what: "node name",
+                name: node.to_owned(),
+            });
         }
         let mut params = params(&node_user(node), &[NODE_GROUP], now.saturating_add(NODE_LIFETIME));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(&params, key, &format!("a certificate for node {node}"))
     }
 
-    fn sign(&self, params: &CertificateParams, key: &impl PublicKeyData, what: &str) -> Result<CertificateDer<'static>, Error> {
+    fn sign(
+        &self,
+        params: &CertificateParams,
+        key: &impl PublicKeyData,
+        what: &str,
+    ) -> Result<CertificateDer<'static>, Error> {
         params
             .signed_by(key, &self.issuer)
             .map(|certificate| certificate.der().clone())
-            .map_err(|source| Error::Certificate { what: what.to_owned(), source })
+            .map_err(|source| Error::Certificate {
+                what: what.to_owned(),
+                source,
+            })
     }
 }
 
 impl std::fmt::Debug for ClusterIdentity {
     /// Without keys.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClusterIdentity").field("cluster", &self.cluster).field("pin", &self.pin).finish_non_exhaustive()
+        f.debug_struct("ClusterIdentity")
+            .field("cluster", &self.cluster)
+            .field("pin", &self.pin)
+            .finish_non_exhaustive()
     }
 }
 
 /// A new ECDSA P-256 key.
 pub(crate) fn new_key(what: &str) -> Result<KeyPair, Error> {
-    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|source| Error::Certificate { what: what.to_owned(), source })
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|source| Error::Certificate {
+        what: what.to_owned(),
+        source,
+    })
 }
 
 pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
@@ -270,13 +329,22 @@ fn create(directory: &Path, cluster: &str) -> Result<(), Error> {
     let key = new_key("the CA's key")?;
     let mut params = long_lived(&format!("minidc {cluster}"), &[]);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-    let certificate =
-        params.self_signed(&key).map_err(|source| Error::Certificate { what: "the CA's certificate".into(), source })?;
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
+    let certificate = params.self_signed(&key).map_err(|source| Error::Certificate {
+        what: "the CA's certificate".into(),
+        source,
+    })?;
 
     files::write_private(&workshop.join(CA_KEY), key.serialize_pem().as_bytes())?;
     files::write_private(&workshop.join(CA_CERTIFICATE), certificate.pem().as_bytes())?;
-    files::write_private(&workshop.join(JOIN_KEY), format!("{}\n", hex(&random::<32>()?)).as_bytes())?;
+    files::write_private(
+        &workshop.join(JOIN_KEY),
+        format!("{}\n", hex(&random::<32>()?)).as_bytes(),
+    )?;
     files::write_private(&workshop.join(CLUSTER), format!("{cluster}\n").as_bytes())?;
     files::sync_directory(&workshop)?;
     fs::rename(&workshop, directory).map_err(Error::file("rename to", directory))?;
@@ -307,7 +375,10 @@ fn params(common_name: &str, organizations: &[&str], not_after: u64) -> Certific
 }
 
 fn read_request(request: &[u8]) -> Result<CertificateSigningRequestParams, Error> {
-    let bad = |reason: String| Error::Decode { what: "certificate signing request", reason };
+    let bad = |reason: String| Error::Decode {
+        what: "certificate signing request",
+        reason,
+    };
     let parsed = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
         .map_err(|error| bad(error.to_string()))?;
     if parsed.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
@@ -323,7 +394,10 @@ pub(crate) fn make_request(key: &KeyPair) -> Result<Vec<u8>, Error> {
     params
         .serialize_request(key)
         .map(|request| request.der().to_vec())
-        .map_err(|source| Error::Certificate { what: "a signing request".into(), source })
+        .map_err(|source| Error::Certificate {
+            what: "a signing request".into(),
+            source,
+        })
 }
 
 /// The common name and organizations of a certificate.
@@ -335,6 +409,9 @@ pub(crate) fn subject(certificate: &[u8]) -> Result<(String, Vec<String>), Error
     let organizations = subject.iter_organization().filter_map(text).collect();
     match (names.pop(), names.is_empty()) {
         (Some(name), true) => Ok((name, organizations)),
-        _ => Err(Error::Decode { what: "certificate", reason: "it does not have exactly one common name".into() }),
+        _ => Err(Error::Decode {
+            what: "certificate",
+            reason: "it does not have exactly one common name".into(),
+        }),
     }
 }

@@ -26,7 +26,10 @@ impl ServingCertificate {
     /// Issues a certificate for the fixed names of the cluster and `names` (host names and addresses as text).
     pub fn new(identity: Arc<ClusterIdentity>, names: &[String]) -> Result<Self, Error> {
         let current = issue(&identity, all_names(&identity, names))?;
-        Ok(Self { identity, current: RwLock::new(current) })
+        Ok(Self {
+            identity,
+            current: RwLock::new(current),
+        })
     }
 
     /// Issues another one if `names` differ from the present ones; connections made from now on see it.
@@ -43,30 +46,47 @@ impl ServingCertificate {
 
     /// The names on it.
     pub fn names(&self) -> Vec<String> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).names.iter().cloned().collect()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .names
+            .iter()
+            .cloned()
+            .collect()
     }
 }
 
 fn all_names(identity: &ClusterIdentity, names: &[String]) -> BTreeSet<String> {
-    identity.fixed_names().into_iter().chain(names.iter().cloned()).collect()
+    identity
+        .fixed_names()
+        .into_iter()
+        .chain(names.iter().cloned())
+        .collect()
 }
 
 fn issue(identity: &ClusterIdentity, names: BTreeSet<String>) -> Result<Current, Error> {
     let list: Vec<_> = names.iter().cloned().collect();
     let (certificate, key) = identity.issue_server(&list)?;
-    let key = any_supported_type(&key).map_err(|source| Error::Tls { what: "the serving key", source })?;
+    let key = any_supported_type(&key).map_err(|source| Error::Tls {
+        what: "the serving key",
+        source,
+    })?;
     let key = Arc::new(CertifiedKey::new(vec![certificate, identity.ca().clone()], key));
     Ok(Current { names, key })
 }
 
 impl ResolvesServerCert for ServingCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).key))
+        Some(Arc::clone(
+            &self.current.read().unwrap_or_else(PoisonError::into_inner).key,
+        ))
     }
 }
 
 impl fmt::Debug for ServingCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServingCertificate").field("names", &self.names()).finish_non_exhaustive()
+        f.debug_struct("ServingCertificate")
+            .field("names", &self.names())
+            .finish_non_exhaustive()
     }
 }

@@ -43,13 +43,19 @@ fn half_made_identity_is_thrown_away_and_a_damaged_one_is_not() {
     // A file is lost later: nodes trust this identity, so it is not replaced.
     let key = std::fs::read(path.join("ca.key")).unwrap();
     std::fs::remove_file(path.join("ca.key")).unwrap();
-    let error = ClusterIdentity::load_or_create(&path, "garage").unwrap_err().to_string();
+    let error = ClusterIdentity::load_or_create(&path, "garage")
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("ca.key is missing"), "{error}");
     std::fs::write(path.join("ca.key"), &key[..key.len() / 2]).unwrap();
-    let error = ClusterIdentity::load_or_create(&path, "garage").unwrap_err().to_string();
+    let error = ClusterIdentity::load_or_create(&path, "garage")
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("ca.key is not a PEM key"), "{error}");
     std::fs::write(path.join("ca.key"), rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
-    let error = ClusterIdentity::load_or_create(&path, "garage").unwrap_err().to_string();
+    let error = ClusterIdentity::load_or_create(&path, "garage")
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("not the key of"), "{error}");
     std::fs::write(path.join("ca.key"), &key).unwrap();
     assert_eq!(ClusterIdentity::load_or_create(&path, "garage").unwrap().pin(), pin);
@@ -59,12 +65,18 @@ fn half_made_identity_is_thrown_away_and_a_damaged_one_is_not() {
 fn certificates_are_valid_from_build_time_for_their_life() {
     let (_directory, identity) = identity();
     let ca = parse(identity.ca()).unwrap();
-    assert_eq!(ca.validity().not_before.timestamp(), i64::try_from(clock::BUILD_TIME).unwrap());
+    assert_eq!(
+        ca.validity().not_before.timestamp(),
+        i64::try_from(clock::BUILD_TIME).unwrap()
+    );
     assert!(ca.validity().not_after.to_datetime().year() >= 2120);
     let admin = identity.issue_admin().unwrap();
     use rustls_pki_types::pem::PemObject;
     let certificate = CertificateDer::from_pem_slice(admin.certificate_pem.as_bytes()).unwrap();
-    assert_eq!(identity::subject(&certificate).unwrap(), ("minidc-admin".into(), vec!["system:masters".into()]));
+    assert_eq!(
+        identity::subject(&certificate).unwrap(),
+        ("minidc-admin".into(), vec!["system:masters".into()])
+    );
     assert!(admin.key_pem.contains("PRIVATE KEY"));
 }
 
@@ -94,7 +106,9 @@ async fn handshake(
     let (near, far) = tokio::io::duplex(1 << 16);
     let name = ServerName::try_from(host.to_owned()).unwrap();
     let connecting = tokio::spawn(async move {
-        let mut stream = tokio_rustls::TlsConnector::from(Arc::new(client_config)).connect(name, near).await?;
+        let mut stream = tokio_rustls::TlsConnector::from(Arc::new(client_config))
+            .connect(name, near)
+            .await?;
         stream.write_all(b"x").await?;
         let mut answer = [0];
         stream.read_exact(&mut answer).await.map(|_| ())
@@ -116,10 +130,23 @@ async fn handshake(
 #[tokio::test]
 async fn ordinary_clients_accept_the_serving_certificate_and_are_known_by_theirs() {
     let (_directory, identity) = identity();
-    let serving = Arc::new(ServingCertificate::new(Arc::clone(&identity), &["pi-1.local".into(), "10.0.0.1".into()]).unwrap());
+    let serving =
+        Arc::new(ServingCertificate::new(Arc::clone(&identity), &["pi-1.local".into(), "10.0.0.1".into()]).unwrap());
     let config = server_config(&identity, Arc::clone(&serving)).unwrap();
-    for host in ["pi-1.local", "10.0.0.1", "127.0.0.1", "::1", "localhost", "kubernetes.default.svc", "server.garage.minidc"] {
-        assert_eq!(handshake(&config, &identity, None, host).await.unwrap(), Peer::Anonymous, "{host}");
+    for host in [
+        "pi-1.local",
+        "10.0.0.1",
+        "127.0.0.1",
+        "::1",
+        "localhost",
+        "kubernetes.default.svc",
+        "server.garage.minidc",
+    ] {
+        assert_eq!(
+            handshake(&config, &identity, None, host).await.unwrap(),
+            Peer::Anonymous,
+            "{host}"
+        );
     }
     assert!(handshake(&config, &identity, None, "10.0.0.2").await.is_err());
     // The rack has moved: the same listener has the new address, at once.
@@ -129,8 +156,19 @@ async fn ordinary_clients_accept_the_serving_certificate_and_are_known_by_theirs
     let admin = identity.issue_admin().unwrap();
     let peer = handshake(&config, &identity, Some(&admin), "localhost").await.unwrap();
     assert_eq!(peer.node(), None);
-    let Peer::Client { common_name, organizations, expired, .. } = peer else { panic!("anonymous") };
-    assert_eq!((common_name.as_str(), organizations.as_slice(), expired), ("minidc-admin", &["system:masters".to_owned()][..], false));
+    let Peer::Client {
+        common_name,
+        organizations,
+        expired,
+        ..
+    } = peer
+    else {
+        panic!("anonymous")
+    };
+    assert_eq!(
+        (common_name.as_str(), organizations.as_slice(), expired),
+        ("minidc-admin", &["system:masters".to_owned()][..], false)
+    );
 }
 
 #[tokio::test]

@@ -9,15 +9,16 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig,
+    SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::identity::subject;
 use super::{ClusterIdentity, Pin, ServingCertificate, key_of, node_of, not_after, server_name};
-use crate::protocol::{ALPN, RefusalCode};
 use crate::Error;
+use crate::protocol::{ALPN, RefusalCode};
 
 /// Who is at the other end of a connection to the control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +42,11 @@ impl Peer {
     /// The node's name, if the certificate is a node's, expired or not.
     pub fn node(&self) -> Option<&str> {
         match self {
-            Self::Client { common_name, organizations, .. } if organizations.iter().any(|group| group == super::NODE_GROUP) => {
-                node_of(common_name)
-            }
+            Self::Client {
+                common_name,
+                organizations,
+                ..
+            } if organizations.iter().any(|group| group == super::NODE_GROUP) => node_of(common_name),
             _ => None,
         }
     }
@@ -56,11 +59,16 @@ fn provider() -> Arc<CryptoProvider> {
 /// TLS of the one listener: ALPN `minidc/1`, `h2`, `http/1.1`; a client certificate is optional, and its dates are not
 /// judged here but by [`peer`], so that an expired node can still renew.
 pub fn server_config(identity: &ClusterIdentity, serving: Arc<ServingCertificate>) -> Result<Arc<ServerConfig>, Error> {
-    let wrong = |source| Error::Tls { what: "the server", source };
+    let wrong = |source| Error::Tls {
+        what: "the server",
+        source,
+    };
     let provider = provider();
     let verifier = Arc::new(ClientVerifier {
         anchor: anchor(identity.ca())?.to_owned(),
-        subjects: vec![DistinguishedName::from(super::parse(identity.ca())?.subject().as_raw().to_vec())],
+        subjects: vec![DistinguishedName::from(
+            super::parse(identity.ca())?.subject().as_raw().to_vec(),
+        )],
         provider: Arc::clone(&provider),
     });
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -81,7 +89,12 @@ pub fn peer(connection: &rustls::ServerConnection, now: u64) -> Result<Peer, Err
         return Ok(Peer::Anonymous);
     };
     let (common_name, organizations) = subject(certificate)?;
-    Ok(Peer::Client { common_name, organizations, key: key_of(certificate)?, expired: not_after(certificate)? < now })
+    Ok(Peer::Client {
+        common_name,
+        organizations,
+        key: key_of(certificate)?,
+        expired: not_after(certificate)? < now,
+    })
 }
 
 /// TLS of a node: the server must chain to a CA with `pin`, be allowed to serve, and carry `server.<cluster>.minidc`. Dates are not
@@ -91,9 +104,16 @@ pub fn client_config(
     cluster: &str,
     certificate: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
 ) -> Result<Arc<ClientConfig>, Error> {
-    let wrong = |source| Error::Tls { what: "the node", source };
+    let wrong = |source| Error::Tls {
+        what: "the node",
+        source,
+    };
     let provider = provider();
-    let verifier = Arc::new(ServerVerifier { pin, name: name(cluster)?, provider: Arc::clone(&provider) });
+    let verifier = Arc::new(ServerVerifier {
+        pin,
+        name: name(cluster)?,
+        provider: Arc::clone(&provider),
+    });
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(wrong)?
@@ -110,8 +130,10 @@ pub fn client_config(
 
 /// The server name that a node of `cluster` asks for.
 pub(crate) fn name(cluster: &str) -> Result<ServerName<'static>, Error> {
-    ServerName::try_from(server_name(cluster))
-        .map_err(|_| Error::Name { what: "cluster name", name: cluster.to_owned() })
+    ServerName::try_from(server_name(cluster)).map_err(|_| Error::Name {
+        what: "cluster name",
+        name: cluster.to_owned(),
+    })
 }
 
 /// What a failed handshake means to a node, when it means more than a broken connection.
@@ -119,27 +141,35 @@ pub(crate) fn handshake_failure(error: &std::io::Error) -> (Option<RefusalCode>,
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let foreign = Some(RefusalCode::ForeignCluster);
     match inner {
-        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            (foreign, "the server there is of another cluster: its CA is not the one this node was told to trust".into())
+        Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => (
+            foreign,
+            "the server there is of another cluster: its CA is not the one this node was told to trust".into(),
+        ),
+        Some(rustls::Error::InvalidCertificate(CertificateError::InvalidPurpose)) => (
+            foreign,
+            "the server there shows a certificate that does not allow it to be a control plane".into(),
+        ),
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForName)) => (
+            foreign,
+            "the server there is not the control plane of this cluster".into(),
+        ),
+        Some(rustls::Error::InvalidCertificate(other)) => {
+            (foreign, format!("the server there has a bad certificate: {other:?}"))
         }
-        Some(rustls::Error::InvalidCertificate(CertificateError::InvalidPurpose)) => {
-            (foreign, "the server there shows a certificate that does not allow it to be a control plane".into())
-        }
-        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForName)) => {
-            (foreign, "the server there is not the control plane of this cluster".into())
-        }
-        Some(rustls::Error::InvalidCertificate(other)) => (foreign, format!("the server there has a bad certificate: {other:?}")),
-        Some(rustls::Error::NoApplicationProtocol | rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
-            (None, "the server there does not speak minidc".into())
-        }
+        Some(
+            rustls::Error::NoApplicationProtocol
+            | rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol),
+        ) => (None, "the server there does not speak minidc".into()),
         Some(other) => (None, other.to_string()),
         None => (None, error.to_string()),
     }
 }
 
 fn anchor<'a>(certificate: &'a CertificateDer<'a>) -> Result<TrustAnchor<'a>, Error> {
-    webpki::anchor_from_trusted_cert(certificate)
-        .map_err(|error| Error::Decode { what: "CA certificate", reason: format!("{error:?}") })
+    webpki::anchor_from_trusted_cert(certificate).map_err(|error| Error::Decode {
+        what: "CA certificate",
+        reason: format!("{error:?}"),
+    })
 }
 
 fn refusal(error: &webpki::Error) -> rustls::Error {
@@ -152,12 +182,24 @@ fn refusal(error: &webpki::Error) -> rustls::Error {
 }
 
 /// Chain and use, at a time when the certificate is valid by its own dates.
-fn check_chain(end_entity: &CertificateDer<'_>, anchor: &TrustAnchor<'_>, usage: KeyUsage) -> Result<(), rustls::Error> {
+fn check_chain(
+    end_entity: &CertificateDer<'_>,
+    anchor: &TrustAnchor<'_>,
+    usage: KeyUsage,
+) -> Result<(), rustls::Error> {
     let dates = not_after(end_entity).map_err(|_| CertificateError::BadEncoding)?;
     let time = UnixTime::since_unix_epoch(Duration::from_secs(dates));
     EndEntityCert::try_from(end_entity)
         .map_err(|error| refusal(&error))?
-        .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, std::slice::from_ref(anchor), &[], time, usage, None, None)
+        .verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            std::slice::from_ref(anchor),
+            &[],
+            time,
+            usage,
+            None,
+            None,
+        )
         .map_err(|error| refusal(&error))?;
     Ok(())
 }

@@ -33,7 +33,8 @@ impl Attempts {
         match self.0.get(&source(address)) {
             Some((count, began)) if *count >= ALLOWED && now < *began + WINDOW => {
                 let seconds = (*began + WINDOW - now).as_secs() + 1;
-                let reason = format!("too many failed attempts to join from {address}; the next is looked at in {seconds} s");
+                let reason =
+                    format!("too many failed attempts to join from {address}; the next is looked at in {seconds} s");
                 Err(Refusal::new(RefusalCode::TooManyAttempts, reason))
             }
             _ => Ok(()),
@@ -68,7 +69,10 @@ mod tests {
             assert_eq!(attempts.check(here, now), Ok(()));
             attempts.failed(here, now);
         }
-        assert_eq!(attempts.check(here, now).unwrap_err().code, RefusalCode::TooManyAttempts);
+        assert_eq!(
+            attempts.check(here, now).unwrap_err().code,
+            RefusalCode::TooManyAttempts
+        );
         assert_eq!(attempts.check(other, now), Ok(()));
         assert_eq!(attempts.check(here, now + WINDOW), Ok(()));
     }

@@ -9,7 +9,10 @@ use crate::token::Token;
 const TRIES: usize = 8;
 
 fn beaten(what: &str) -> Refusal {
-    Refusal::new(RefusalCode::Unavailable, format!("{what} is being changed by others; try again"))
+    Refusal::new(
+        RefusalCode::Unavailable,
+        format!("{what} is being changed by others; try again"),
+    )
 }
 
 fn split<T>(record: Option<Versioned<T>>) -> (Option<T>, Option<String>) {
@@ -27,7 +30,14 @@ impl Server {
             let (token_record, token_version) = split(control.token(token.id()).await?);
             let (node_record, node_version) = split(control.node(node).await?);
             let live = self.inner.registry.get(node).map(|live| live.key());
-            let claim = admission::claim(token_record.as_ref(), node_record.as_ref(), node, key, token.expires(), live.as_deref())?;
+            let claim = admission::claim(
+                token_record.as_ref(),
+                node_record.as_ref(),
+                node,
+                key,
+                token.expires(),
+                live.as_deref(),
+            )?;
             if let Some(record) = claim.token
                 && control.put_token(token.id(), record, token_version).await? == Put::Conflict
             {
@@ -39,7 +49,10 @@ impl Server {
                 }
                 // The board that had the name may have come back while we were writing.
                 if let Some(live) = self.inner.registry.get(node).filter(|live| live.key() != key) {
-                    live.end(Refusal::new(RefusalCode::Superseded, format!("another board has joined as {node}")));
+                    live.end(Refusal::new(
+                        RefusalCode::Superseded,
+                        format!("another board has joined as {node}"),
+                    ));
                 }
             }
             return Ok(());
@@ -83,16 +96,29 @@ impl Server {
         let removed = self
             .change_node(node, |record| {
                 let record = record.cloned().unwrap_or_else(|| NodeRecord::new(""));
-                Ok(Some(NodeRecord { removed: Some(reason.to_owned()), ..record }))
+                Ok(Some(NodeRecord {
+                    removed: Some(reason.to_owned()),
+                    ..record
+                }))
             })
             .await;
         removed.map_err(|refusal| Unavailable(refusal.reason))?;
-        self.disconnect(node, Refusal::new(RefusalCode::Removed, format!("node {node} was removed from the cluster: {reason}")));
+        self.disconnect(
+            node,
+            Refusal::new(
+                RefusalCode::Removed,
+                format!("node {node} was removed from the cluster: {reason}"),
+            ),
+        );
         Ok(())
     }
 
     /// The node says that the certificate for `key` is safe on its disk: keys before it open nothing any more.
     pub(super) async fn renewed(&self, node: &str, key: &str) -> Result<(), Refusal> {
-        self.change_node(node, |record| Ok(record.and_then(|record| admission::used(record, key)))).await
+        self.change_node(
+            node,
+            |record| Ok(record.and_then(|record| admission::used(record, key))),
+        )
+        .await
     }
 }

@@ -86,7 +86,11 @@ impl Live {
     }
 
     pub(super) fn describe(&self) -> Connected {
-        Connected { node: self.node.clone(), address: self.address, instance: self.instance }
+        Connected {
+            node: self.node.clone(),
+            address: self.address,
+            instance: self.instance,
+        }
     }
 }
 
@@ -102,7 +106,10 @@ pub(super) struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut map = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        if map.get(&self.live.node).is_some_and(|live| Arc::ptr_eq(live, &self.live)) {
+        if map
+            .get(&self.live.node)
+            .is_some_and(|live| Arc::ptr_eq(live, &self.live))
+        {
             map.remove(&self.live.node);
         }
         drop(map);
@@ -134,7 +141,10 @@ impl Registry {
                     Some(other) => Arc::clone(other),
                     None => {
                         map.insert(live.node.clone(), Arc::clone(live));
-                        return Ok(Place { registry: Arc::clone(&self.0), live: Arc::clone(live) });
+                        return Ok(Place {
+                            registry: Arc::clone(&self.0),
+                            live: Arc::clone(live),
+                        });
                     }
                 }
             };
@@ -148,9 +158,15 @@ impl Registry {
                     ),
                 ));
             }
-            other.end(Refusal::new(RefusalCode::Replaced, "a newer session of this node has come"));
+            other.end(Refusal::new(
+                RefusalCode::Replaced,
+                "a newer session of this node has come",
+            ));
             if tokio::time::timeout(PARTING, other.gone.cancelled()).await.is_err() {
-                return Err(Refusal::new(RefusalCode::Unavailable, "the session before this one has not ended yet"));
+                return Err(Refusal::new(
+                    RefusalCode::Unavailable,
+                    "the session before this one has not ended yet",
+                ));
             }
         }
     }

@@ -15,8 +15,8 @@ use super::registry::Live;
 use super::{ControlPlane, Refusal, RefusedAttempt, Server};
 use crate::Error;
 use crate::protocol::{
-    self, ApiRequest, ApiResponse, ArchiveReply, Heartbeat, MAX_FRAME, MAX_OPENING, NodeFrame, RefusalCode, ServerFrame,
-    StreamOpen, Welcome,
+    self, ApiRequest, ApiResponse, ArchiveReply, Heartbeat, MAX_FRAME, MAX_OPENING, NodeFrame, RefusalCode,
+    ServerFrame, StreamOpen, Welcome,
 };
 use crate::session::{HEARTBEAT, Outbox, Reader, Session, Side, Stream, outbox};
 use crate::window::{Share, Windowed};
@@ -70,10 +70,19 @@ impl Server {
         };
 
         let (outbox, queue) = outbox();
-        let ends = Ends { outbox, stop, driver, writer: AbortOnDropHandle::new(tokio::spawn(queue.run(writer))) };
+        let ends = Ends {
+            outbox,
+            stop,
+            driver,
+            writer: AbortOnDropHandle::new(tokio::spawn(queue.run(writer))),
+        };
         let refused = |refusal: &Refusal| {
             let refusal = refusal.clone();
-            self.inner.control.refused(RefusedAttempt { address, node: Some(node.clone()), refusal });
+            self.inner.control.refused(RefusedAttempt {
+                address,
+                node: Some(node.clone()),
+                refusal,
+            });
         };
         let hello = match hello {
             Ok(hello) => hello,
@@ -82,7 +91,14 @@ impl Server {
                 return ends.part(refusal).await;
             }
         };
-        let live = Live::new(node.clone(), key, address, hello.instance, handles.opener.clone(), ends.outbox.clone());
+        let live = Live::new(
+            node.clone(),
+            key,
+            address,
+            hello.instance,
+            handles.opener.clone(),
+            ends.outbox.clone(),
+        );
         let place = match self.inner.registry.take(&live).await {
             Ok(place) => place,
             Err(refusal) => {
@@ -98,8 +114,17 @@ impl Server {
 
         // The node says nothing before its welcome, which may have taken a while.
         handles.heard.note();
-        let Ends { outbox, stop, mut driver, mut writer } = ends;
-        let work = Work { server: self, live: &live, outbox: &outbox };
+        let Ends {
+            outbox,
+            stop,
+            mut driver,
+            mut writer,
+        } = ends;
+        let work = Work {
+            server: self,
+            live: &live,
+            outbox: &outbox,
+        };
         let end = tokio::select! {
             ended = &mut driver => End::Lost(ended.unwrap_or_else(|error| error.to_string())),
             ended = &mut writer => End::Lost(match ended {
@@ -119,7 +144,14 @@ impl Server {
         self.inner.control.disconnected(&node, reason).await;
         drop(place);
         if let End::Refused(refusal) = end {
-            Ends { outbox, stop, driver, writer }.part(refusal).await;
+            Ends {
+                outbox,
+                stop,
+                driver,
+                writer,
+            }
+            .part(refusal)
+            .await;
         }
     }
 }
@@ -135,7 +167,10 @@ struct Ends {
 impl Ends {
     /// Tells the node why, and closes.
     async fn part(self, refusal: Refusal) {
-        self.outbox.finish(ServerFrame::Refused { code: refusal.code, reason: refusal.reason });
+        self.outbox.finish(ServerFrame::Refused {
+            code: refusal.code,
+            reason: refusal.reason,
+        });
         let farewell = async {
             // Either may have ended with the connection.
             let _ = self.writer.await;
@@ -218,19 +253,40 @@ impl Work<'_> {
                     self.live.beat.send_replace(sequence);
                     latest.send_replace(Some(*heartbeat));
                     let wall_clock_ms = self.control().wall_clock_ms();
-                    self.outbox.send_urgent(ServerFrame::Acknowledged { sequence, wall_clock_ms }).await
+                    self.outbox
+                        .send_urgent(ServerFrame::Acknowledged {
+                            sequence,
+                            wall_clock_ms,
+                        })
+                        .await
                 }
                 NodeFrame::Request(request) => {
                     if requests.len() >= REQUESTS {
                         let message = format!("more than {REQUESTS} requests of this node are under way");
-                        self.outbox.send(ServerFrame::Response(failure(request.id, 429, "TooManyRequests", &message))).await
+                        self.outbox
+                            .send(ServerFrame::Response(failure(
+                                request.id,
+                                429,
+                                "TooManyRequests",
+                                &message,
+                            )))
+                            .await
                     } else {
-                        requests.spawn(answer(Arc::clone(self.control()), self.live.node.clone(), request, self.outbox.clone()));
+                        requests.spawn(answer(
+                            Arc::clone(self.control()),
+                            self.live.node.clone(),
+                            request,
+                            self.outbox.clone(),
+                        ));
                         Ok(())
                     }
                 }
                 NodeFrame::Renew { request } => {
-                    match self.server.renew(&self.live.node, &self.live.key(), &request, false).await {
+                    match self
+                        .server
+                        .renew(&self.live.node, &self.live.key(), &request, false)
+                        .await
+                    {
                         Ok((certificate, key)) => {
                             renewing = Some(key);
                             self.outbox.send(ServerFrame::Certificate { certificate }).await
@@ -287,7 +343,11 @@ fn failure(id: u64, status: u16, reason: &str, message: &str) -> ApiResponse {
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "reason": reason, "message": message, "code": status,
     });
-    ApiResponse { id, status, body: body.to_string().into_bytes() }
+    ApiResponse {
+        id,
+        status,
+        body: body.to_string().into_bytes(),
+    }
 }
 
 async fn serve_stream(control: Arc<dyn ControlPlane>, node: String, mut stream: Windowed<Stream>) {
@@ -307,7 +367,10 @@ async fn serve_stream(control: Arc<dyn ControlPlane>, node: String, mut stream: 
                     .map_err(|error| Error::protocol("send an image", error))?;
                 if copied < archive.size {
                     // Not ended properly: the node sees that it was cut.
-                    return Err(Error::protocol("send an image", format_args!("{copied} of {} bytes are there", archive.size)));
+                    return Err(Error::protocol(
+                        "send an image",
+                        format_args!("{copied} of {} bytes are there", archive.size),
+                    ));
                 }
             }
             Err((code, message)) => {
@@ -315,7 +378,10 @@ async fn serve_stream(control: Arc<dyn ControlPlane>, node: String, mut stream: 
                 protocol::write_frame(&mut stream, &reply).await?;
             }
         }
-        stream.shutdown().await.map_err(|error| Error::protocol("end a stream", error))
+        stream
+            .shutdown()
+            .await
+            .map_err(|error| Error::protocol("end a stream", error))
     };
     if let Err(error) = served.await {
         tracing::info!(node, %error, "a stream of a node ended early");

@@ -18,12 +18,21 @@ async fn node_with_a_token_joins_and_receives_its_feed() {
     assert_eq!(node.synced().await, ["web-1"]);
     let identity = node.identity();
     assert_eq!((identity.node.as_str(), identity.cluster.as_str()), ("pi-2", CLUSTER));
-    assert_eq!(cluster.control.record("pi-2").unwrap().key, identity.key_hash().unwrap());
+    assert_eq!(
+        cluster.control.record("pi-2").unwrap().key,
+        identity.key_hash().unwrap()
+    );
     assert!(cluster.control.record("pi-2").unwrap().newest_used);
-    let mode = std::fs::metadata(node.directory.path().join("identity.json")).unwrap().permissions().mode();
+    let mode = std::fs::metadata(node.directory.path().join("identity.json"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     let beats = until(&mut cluster.control.heartbeats.subscribe(), |beats| beats.len() >= 2).await;
-    assert_eq!((beats[0].0.as_str(), beats[0].1.sequence, beats[0].1.led.as_str()), ("pi-2", 1, "ready"));
+    assert_eq!(
+        (beats[0].0.as_str(), beats[0].1.sequence, beats[0].1.led.as_str()),
+        ("pi-2", 1, "ready")
+    );
     assert_eq!(cluster.server.connected()[0].node, "pi-2");
 }
 
@@ -32,12 +41,26 @@ async fn node_finds_its_cluster_among_announcements() {
     let cluster = Cluster::start().await;
     let other = Cluster::start().await;
     let directory = Arc::new(tempfile::tempdir().unwrap());
-    let node = RunningNode::start("pi-2", directory, Some(cluster.token(None)), None, vec![other.candidate()]);
-    let state = node.state(|state| matches!(state, LinkState::Searching { note } if note.contains("announces"))).await;
-    assert!(format!("{state:?}").contains(&other.identity.pin().to_string()[..8]), "{state:?}");
+    let node = RunningNode::start(
+        "pi-2",
+        directory,
+        Some(cluster.token(None)),
+        None,
+        vec![other.candidate()],
+    );
+    let state = node
+        .state(|state| matches!(state, LinkState::Searching { note } if note.contains("announces")))
+        .await;
+    assert!(
+        format!("{state:?}").contains(&other.identity.pin().to_string()[..8]),
+        "{state:?}"
+    );
     node.discovery.set(vec![other.candidate(), cluster.candidate()]);
     node.connected().await;
-    assert!(other.control.refusals.borrow().is_empty(), "the other cluster was never dialled");
+    assert!(
+        other.control.refusals.borrow().is_empty(),
+        "the other cluster was never dialled"
+    );
 }
 
 #[tokio::test]
@@ -49,7 +72,9 @@ async fn power_cut_during_the_join_is_followed_by_a_retry_with_the_same_key() {
     let answer = cluster.join(&token, "pi-2", identity.request().unwrap()).await;
     assert!(matches!(answer, OpeningReply::Certificate { .. }), "{answer:?}");
     let directory = Arc::new(tempfile::tempdir().unwrap());
-    crate::node::IdentityFile::within(directory.path()).write(&identity).unwrap();
+    crate::node::IdentityFile::within(directory.path())
+        .write(&identity)
+        .unwrap();
     let node = RunningNode::start("pi-2", directory, Some(token), Some(cluster.address), vec![]);
     node.connected().await;
     assert_eq!(node.identity().key_hash().unwrap(), identity.key_hash().unwrap());
@@ -61,16 +86,24 @@ async fn request_for_system_masters_gets_a_node_certificate() {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["server.garage.minidc".to_owned()]).unwrap();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "minidc-admin");
-    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "minidc-admin");
+    params
+        .distinguished_name
+        .push(rcgen::DnType::OrganizationName, "system:masters");
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let request = params.serialize_request(&key).unwrap().der().to_vec();
-    let OpeningReply::Certificate { certificate, .. } = cluster.join(&cluster.token(None), "pi-2", request).await else {
+    let OpeningReply::Certificate { certificate, .. } = cluster.join(&cluster.token(None), "pi-2", request).await
+    else {
         panic!("refused")
     };
     let (name, groups) = subject(&certificate).unwrap();
-    assert_eq!((name.as_str(), groups), ("system:node:pi-2", vec!["system:nodes".to_owned()]));
+    assert_eq!(
+        (name.as_str(), groups),
+        ("system:node:pi-2", vec!["system:nodes".to_owned()])
+    );
     let parsed = parse(&certificate).unwrap();
     let usage = parsed.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.client_auth && !usage.server_auth && !usage.any && usage.other.is_empty());
@@ -88,8 +121,20 @@ async fn request_without_possession_of_its_key_gets_nothing() {
     let last = request.len() - 1;
     request[last] ^= 1;
     let answer = cluster.join(&cluster.token(None), "pi-2", request).await;
-    assert!(matches!(answer, OpeningReply::Refused { code: RefusalCode::Malformed, .. }), "{answer:?}");
-    assert!(cluster.control.tokens.lock().unwrap().is_empty(), "the token is still unused");
+    assert!(
+        matches!(
+            answer,
+            OpeningReply::Refused {
+                code: RefusalCode::Malformed,
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
+    assert!(
+        cluster.control.tokens.lock().unwrap().is_empty(),
+        "the token is still unused"
+    );
 }
 
 #[tokio::test]
@@ -110,14 +155,25 @@ async fn certificate_is_renewed_over_the_live_link() {
             tokio::task::yield_now().await;
         }
     };
-    let record = tokio::time::timeout(std::time::Duration::from_secs(20), renewed).await.unwrap();
+    let record = tokio::time::timeout(std::time::Duration::from_secs(20), renewed)
+        .await
+        .unwrap();
     let after = node.identity();
     assert_eq!(record.key, after.key_hash().unwrap());
     assert_eq!((record.previous_key, &after.next_key), (None, &None));
     node.connected().await;
     // The key before it opens nothing any more.
     let answer = ask(cluster.address, &cluster.identity, Some(&before), &Opening::Session).await;
-    assert!(matches!(answer, OpeningReply::Refused { code: RefusalCode::Superseded, .. }), "{answer:?}");
+    assert!(
+        matches!(
+            answer,
+            OpeningReply::Refused {
+                code: RefusalCode::Superseded,
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
     // And the new one is what the next session is made with.
     cluster.start_again().await;
     cluster.happened("connected pi-2", 3).await;
@@ -132,7 +188,16 @@ async fn node_comes_back_from_a_year_in_a_drawer() {
     let before = identity_in(directory.path());
     cluster.control.ahead.store(365 * 24 * 3600, Ordering::Relaxed);
     let answer = ask(cluster.address, &cluster.identity, Some(&before), &Opening::Session).await;
-    assert!(matches!(answer, OpeningReply::Refused { code: RefusalCode::CertificateExpired, .. }), "{answer:?}");
+    assert!(
+        matches!(
+            answer,
+            OpeningReply::Refused {
+                code: RefusalCode::CertificateExpired,
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
     let node = RunningNode::start("pi-2", directory, None, Some(cluster.address), vec![]);
     node.connected().await;
     assert_ne!(node.identity().key_hash().unwrap(), before.key_hash().unwrap());
@@ -148,7 +213,13 @@ async fn lost_answer_to_a_renewal_does_not_lock_the_node_out() {
     let mut identity = identity_in(directory.path());
     let request = identity.next_request().unwrap();
     // Signed and recorded, but the node loses power before it has written either key or certificate.
-    let answer = ask(cluster.address, &cluster.identity, Some(&identity), &Opening::Renew { request }).await;
+    let answer = ask(
+        cluster.address,
+        &cluster.identity,
+        Some(&identity),
+        &Opening::Renew { request },
+    )
+    .await;
     assert!(matches!(answer, OpeningReply::Certificate { .. }), "{answer:?}");
     let node = RunningNode::start("pi-2", directory, None, Some(cluster.address), vec![]);
     node.connected().await;
@@ -159,7 +230,9 @@ async fn local_node_needs_no_token() {
     let cluster = Cluster::start().await;
     let directory = Arc::new(tempfile::tempdir().unwrap());
     let issue = |name: &str| {
-        cluster.identity.issue_local_node(directory.path(), name, cluster.address, cluster.control.now())
+        cluster
+            .identity
+            .issue_local_node(directory.path(), name, cluster.address, cluster.control.now())
     };
     let key = issue("pi-1").unwrap();
     assert_eq!(issue("pi-1").unwrap(), key, "the identity that is there is kept");
@@ -178,9 +251,23 @@ async fn fresh_token_replaces_the_key_of_a_reflashed_card() {
     cluster.happened("disconnected pi-2", 1).await;
     let new = cluster.node("pi-2", Some(cluster.token(None)));
     new.connected().await;
-    let answer =
-        ask(cluster.address, &cluster.identity, Some(&identity_in(old_directory.path())), &Opening::Session).await;
-    assert!(matches!(answer, OpeningReply::Refused { code: RefusalCode::Superseded, .. }), "{answer:?}");
+    let answer = ask(
+        cluster.address,
+        &cluster.identity,
+        Some(&identity_in(old_directory.path())),
+        &Opening::Session,
+    )
+    .await;
+    assert!(
+        matches!(
+            answer,
+            OpeningReply::Refused {
+                code: RefusalCode::Superseded,
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
 }
 
 #[test]

@@ -29,11 +29,18 @@ impl Proxy {
         let (holding, cutting) = (hold.clone(), Arc::clone(&cut));
         let running = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let Ok(server) = TcpStream::connect(to).await else { continue };
+                let Ok(server) = TcpStream::connect(to).await else {
+                    continue;
+                };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = server.into_split();
                 let cutting = Arc::clone(&cutting);
-                tokio::spawn(forward(server_read, client_write, bytes_per_second, holding.subscribe()));
+                tokio::spawn(forward(
+                    server_read,
+                    client_write,
+                    bytes_per_second,
+                    holding.subscribe(),
+                ));
                 let holding = holding.subscribe();
                 tokio::spawn(async move {
                     // The server's half of a cut connection stays open: it learns nothing.
@@ -43,7 +50,12 @@ impl Proxy {
                 });
             }
         });
-        Self { address, hold, cut, _running: AbortOnDropHandle::new(running) }
+        Self {
+            address,
+            hold,
+            cut,
+            _running: AbortOnDropHandle::new(running),
+        }
     }
 
     /// Nodes see their connections closed; the control plane sees nothing.
@@ -99,7 +111,9 @@ fn pipe(
                 return;
             }
             if let Some(rate) = rate {
-                free = free.max(Instant::now()) + Duration::from_secs_f64(packet.len() as f64 / f64::from(rate));
+                // Timers are late by a millisecond or two: what that cost may be made up for.
+                let late = Instant::now().checked_sub(Duration::from_millis(5)).unwrap_or(free);
+                free = free.max(late) + Duration::from_secs_f64(packet.len() as f64 / f64::from(rate));
                 tokio::time::sleep_until(free).await;
             }
             if write.write_all(&packet).await.is_err() {

@@ -18,7 +18,14 @@ use crate::token::Token;
 #[tokio::test]
 async fn wrong_token_is_refused_with_a_reason_on_both_sides() {
     let cluster = Cluster::start().await;
-    let forged = Token::mint(&[1; 32], CLUSTER, cluster.identity.pin(), "0011223344556677", None, u64::MAX);
+    let forged = Token::mint(
+        &[1; 32],
+        CLUSTER,
+        cluster.identity.pin(),
+        "0011223344556677",
+        None,
+        u64::MAX,
+    );
     let node = cluster.node("pi-2", Some(forged));
     let reason = node.refused(RefusalCode::Token).await;
     assert!(reason.contains("not made by this cluster"), "{reason}");
@@ -44,9 +51,21 @@ async fn token_of_another_node_is_refused_by_either_side() {
     let reason = node.refused(RefusalCode::TokenOtherNode).await;
     assert!(reason.contains("pi-3") && reason.contains("pi-2"), "{reason}");
     assert!(cluster.control.refusals.borrow().is_empty(), "it was not even shown");
-    let request = NodeIdentity::new("pi-2", CLUSTER, cluster.identity.pin()).unwrap().request().unwrap();
+    let request = NodeIdentity::new("pi-2", CLUSTER, cluster.identity.pin())
+        .unwrap()
+        .request()
+        .unwrap();
     let answer = cluster.join(&token, "pi-2", request).await;
-    assert!(matches!(answer, OpeningReply::Refused { code: RefusalCode::TokenOtherNode, .. }), "{answer:?}");
+    assert!(
+        matches!(
+            answer,
+            OpeningReply::Refused {
+                code: RefusalCode::TokenOtherNode,
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
@@ -69,7 +88,10 @@ async fn second_live_node_of_the_same_name_is_refused() {
     let second = cluster.node("pi-2", Some(cluster.token(None)));
     let reason = second.refused(RefusalCode::DuplicateName).await;
     assert!(reason.contains("pi-2"), "{reason}");
-    assert_eq!(cluster.refusal(RefusalCode::DuplicateName).await.as_deref(), Some("pi-2"));
+    assert_eq!(
+        cluster.refusal(RefusalCode::DuplicateName).await.as_deref(),
+        Some("pi-2")
+    );
     assert!(first.handle.state().borrow().is_connected());
 }
 
@@ -79,7 +101,11 @@ async fn copy_of_a_card_is_refused_while_the_original_lives() {
     let original = cluster.node("pi-2", Some(cluster.token(None)));
     original.connected().await;
     let copy = Arc::new(tempfile::tempdir().unwrap());
-    std::fs::copy(original.directory.path().join("identity.json"), copy.path().join("identity.json")).unwrap();
+    std::fs::copy(
+        original.directory.path().join("identity.json"),
+        copy.path().join("identity.json"),
+    )
+    .unwrap();
     let copy = RunningNode::start("pi-2", copy, None, Some(cluster.address), vec![]);
     let reason = copy.refused(RefusalCode::DuplicateName).await;
     assert!(reason.contains("copy"), "{reason}");
@@ -102,7 +128,13 @@ async fn removed_node_stays_out_until_it_has_a_fresh_token() {
     let node = RunningNode::start("pi-2", Arc::clone(&directory), None, Some(cluster.address), vec![]);
     node.refused(RefusalCode::Removed).await;
     node.stop().await;
-    let node = RunningNode::start("pi-2", directory, Some(cluster.token(None)), Some(cluster.address), vec![]);
+    let node = RunningNode::start(
+        "pi-2",
+        directory,
+        Some(cluster.token(None)),
+        Some(cluster.address),
+        vec![],
+    );
     node.connected().await;
 }
 
@@ -123,12 +155,17 @@ async fn refusal_of_the_control_plane_reaches_the_node() {
     let cluster = Cluster::start().await;
     let node = cluster.node("pi-2", Some(cluster.token(None)));
     node.connected().await;
-    cluster.server.disconnect("pi-2", Refusal::new(RefusalCode::DuplicateName, "because"));
+    cluster
+        .server
+        .disconnect("pi-2", Refusal::new(RefusalCode::DuplicateName, "because"));
     assert_eq!(node.refused(RefusalCode::DuplicateName).await, "because");
 }
 
 /// A TLS server with any certificate, which counts the bytes that it is told.
-async fn impostor(chain: Vec<rustls_pki_types::CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> (std::net::SocketAddr, watch::Receiver<(usize, usize)>) {
+async fn impostor(
+    chain: Vec<rustls_pki_types::CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> (std::net::SocketAddr, watch::Receiver<(usize, usize)>) {
     let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -164,7 +201,13 @@ async fn rogue_ca_is_not_told_the_token() {
     let mut candidate = cluster.candidate();
     candidate.port = address.port();
     let node_directory = Arc::new(tempfile::tempdir().unwrap());
-    let node = RunningNode::start("pi-2", node_directory, Some(cluster.token(None)), None, vec![candidate.clone()]);
+    let node = RunningNode::start(
+        "pi-2",
+        node_directory,
+        Some(cluster.token(None)),
+        None,
+        vec![candidate.clone()],
+    );
     let reason = node.refused(RefusalCode::ForeignCluster).await;
     assert!(reason.contains("another cluster"), "{reason}");
     until(&mut seen, |(connections, _)| *connections > 0).await;
@@ -215,10 +258,31 @@ async fn node_of_another_cluster_is_refused_and_says_why() {
 async fn strangers_get_neither_session_nor_renewal() {
     let cluster = Cluster::start().await;
     let answer = ask(cluster.address, &cluster.identity, None, &Opening::Session).await;
-    assert!(matches!(answer, OpeningReply::Refused { code: RefusalCode::NotANode, .. }), "{answer:?}");
-    let request = NodeIdentity::new("pi-2", CLUSTER, cluster.identity.pin()).unwrap().request().unwrap();
+    assert!(
+        matches!(
+            answer,
+            OpeningReply::Refused {
+                code: RefusalCode::NotANode,
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
+    let request = NodeIdentity::new("pi-2", CLUSTER, cluster.identity.pin())
+        .unwrap()
+        .request()
+        .unwrap();
     let answer = ask(cluster.address, &cluster.identity, None, &Opening::Renew { request }).await;
-    assert!(matches!(answer, OpeningReply::Refused { code: RefusalCode::NotANode, .. }), "{answer:?}");
+    assert!(
+        matches!(
+            answer,
+            OpeningReply::Refused {
+                code: RefusalCode::NotANode,
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]
@@ -227,26 +291,63 @@ async fn garbage_is_answered_and_the_connection_closed() {
     for garbage in [&b"hello"[..], b"mdc\x01\x00\x01\xff\xff", b"mdc\x01\x00\x07", b""] {
         let mut stream = open(cluster.address, &cluster.identity, None).await;
         protocol::write_frame(&mut stream, garbage).await.unwrap();
-        let reply: OpeningReply = protocol::decode(&protocol::read_frame(&mut stream, MAX_OPENING).await.unwrap()).unwrap();
-        assert!(matches!(reply, OpeningReply::Refused { code: RefusalCode::Malformed | RefusalCode::Protocol, .. }), "{reply:?}");
+        let reply: OpeningReply =
+            protocol::decode(&protocol::read_frame(&mut stream, MAX_OPENING).await.unwrap()).unwrap();
+        assert!(
+            matches!(
+                reply,
+                OpeningReply::Refused {
+                    code: RefusalCode::Malformed | RefusalCode::Protocol,
+                    ..
+                }
+            ),
+            "{reply:?}"
+        );
         let mut rest = Vec::new();
         assert_eq!(stream.read_to_end(&mut rest).await.unwrap(), 0);
     }
     let mut stream = open(cluster.address, &cluster.identity, None).await;
-    tokio::io::AsyncWriteExt::write_all(&mut stream, &[0x7f, 0xff, 0xff, 0xff, 1]).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, &[0x7f, 0xff, 0xff, 0xff, 1])
+        .await
+        .unwrap();
     let reply: OpeningReply = protocol::decode(&protocol::read_frame(&mut stream, MAX_OPENING).await.unwrap()).unwrap();
-    assert!(matches!(reply, OpeningReply::Refused { code: RefusalCode::Malformed, .. }), "{reply:?}");
+    assert!(
+        matches!(
+            reply,
+            OpeningReply::Refused {
+                code: RefusalCode::Malformed,
+                ..
+            }
+        ),
+        "{reply:?}"
+    );
 }
 
 #[tokio::test]
 async fn board_that_keeps_trying_wrong_tokens_is_slowed_down() {
     let cluster = Cluster::start().await;
-    let forged = Token::mint(&[1; 32], CLUSTER, cluster.identity.pin(), "0011223344556677", None, u64::MAX);
+    let forged = Token::mint(
+        &[1; 32],
+        CLUSTER,
+        cluster.identity.pin(),
+        "0011223344556677",
+        None,
+        u64::MAX,
+    );
     for _ in 0..10 {
         cluster.join(&forged, "pi-2", vec![]).await;
     }
     let answer = cluster.join(&forged, "pi-2", vec![]).await;
-    assert!(matches!(answer, OpeningReply::Refused { code: RefusalCode::TooManyAttempts, .. }), "{answer:?}");
+    assert!(
+        matches!(
+            answer,
+            OpeningReply::Refused {
+                code: RefusalCode::TooManyAttempts,
+                ..
+            }
+        ),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]

@@ -27,7 +27,8 @@ use crate::discovery::{Candidate, Fixed};
 use crate::node::{Config, LinkState, Node, NodeHandle, NodeIdentity, NodeLink, Serving};
 use crate::pki::{Acceptor, ClusterIdentity, ServingCertificate, client_config, server_config};
 use crate::protocol::{
-    self, ApiRequest, ApiResponse, Command, Heartbeat, Hello, MAX_OPENING, NodeFacts, Opening, OpeningReply, RefusalCode, StoreId,
+    self, ApiRequest, ApiResponse, Command, Heartbeat, Hello, MAX_OPENING, NodeFacts, Opening, OpeningReply,
+    RefusalCode, StoreId,
 };
 use crate::server::{Archive, ControlPlane, Put, Refusal, RefusedAttempt, Server, Unavailable, Versioned};
 use crate::token::Token;
@@ -37,7 +38,10 @@ pub(super) const IMAGE: &str = "sha256-abc";
 pub(super) const IMAGE_SIZE: u64 = 3_000_000;
 
 /// Waits until `wanted` holds, with a limit.
-pub(super) async fn until<T: Clone + std::fmt::Debug>(receiver: &mut watch::Receiver<T>, wanted: impl Fn(&T) -> bool) -> T {
+pub(super) async fn until<T: Clone + std::fmt::Debug>(
+    receiver: &mut watch::Receiver<T>,
+    wanted: impl Fn(&T) -> bool,
+) -> T {
     let found = tokio::time::timeout(Duration::from_secs(20), receiver.wait_for(|value| wanted(value))).await;
     let found = found.map(|value| value.unwrap().clone());
     found.unwrap_or_else(|_| panic!("still {:?}", *receiver.borrow()))
@@ -65,7 +69,10 @@ impl Default for FakeControl {
         Self {
             tokens: Mutex::default(),
             nodes: Mutex::default(),
-            store: Mutex::new(StoreId { identity: Uuid::from_u128(1), revision: 100 }),
+            store: Mutex::new(StoreId {
+                identity: Uuid::from_u128(1),
+                revision: 100,
+            }),
             ahead: AtomicI64::new(0),
             snapshot: Mutex::default(),
             changes: broadcast::Sender::new(64),
@@ -79,12 +86,15 @@ impl Default for FakeControl {
 
 impl FakeControl {
     fn get<T: Clone>(stored: &Stored<T>, name: &str) -> Option<Versioned<T>> {
-        stored.lock().unwrap().get(name).map(|(value, version)| Versioned { value: value.clone(), version: version.to_string() })
+        stored.lock().unwrap().get(name).map(|(value, version)| Versioned {
+            value: value.clone(),
+            version: version.to_string(),
+        })
     }
 
-    fn put<T>(&self, stored: &Stored<T>, name: &str, value: T, expected: Option<String>) -> Put {
+    fn put<T>(&self, stored: &Stored<T>, name: &str, value: T, expected: Option<&str>) -> Put {
         let mut map = stored.lock().unwrap();
-        if map.get(name).map(|(_, version)| version.to_string()) != expected {
+        if map.get(name).map(|(_, version)| version.to_string()).as_deref() != expected {
             return Put::Conflict;
         }
         map.insert(name.to_owned(), (value, self.version.fetch_add(1, Ordering::Relaxed)));
@@ -115,7 +125,7 @@ impl ControlPlane for FakeControl {
         record: TokenRecord,
         expected: Option<String>,
     ) -> BoxFuture<'a, Result<Put, Unavailable>> {
-        async move { Ok(self.put(&self.tokens, id, record, expected)) }.boxed()
+        async move { Ok(self.put(&self.tokens, id, record, expected.as_deref())) }.boxed()
     }
 
     fn node<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Versioned<NodeRecord>>, Unavailable>> {
@@ -128,7 +138,7 @@ impl ControlPlane for FakeControl {
         record: NodeRecord,
         expected: Option<String>,
     ) -> BoxFuture<'a, Result<Put, Unavailable>> {
-        async move { Ok(self.put(&self.nodes, name, record, expected)) }.boxed()
+        async move { Ok(self.put(&self.nodes, name, record, expected.as_deref())) }.boxed()
     }
 
     fn store(&self) -> StoreId {
@@ -154,12 +164,21 @@ impl ControlPlane for FakeControl {
     fn feed(&self, _node: &str) -> BoxStream<'static, Feed> {
         let changes = tokio_stream(self.changes.subscribe());
         let snapshot: Vec<_> = self.snapshot.lock().unwrap().iter().cloned().map(Feed::Item).collect();
-        let end = Feed::End { revision: self.store.lock().unwrap().revision };
-        futures::stream::iter(snapshot).chain(futures::stream::iter([end])).chain(changes).boxed()
+        let end = Feed::End {
+            revision: self.store.lock().unwrap().revision,
+        };
+        futures::stream::iter(snapshot)
+            .chain(futures::stream::iter([end]))
+            .chain(changes)
+            .boxed()
     }
 
     fn heartbeat<'a>(&'a self, node: &'a str, heartbeat: Heartbeat) -> BoxFuture<'a, ()> {
-        async move { self.heartbeats.send_modify(|beats| beats.push((node.to_owned(), heartbeat))) }.boxed()
+        async move {
+            self.heartbeats
+                .send_modify(|beats| beats.push((node.to_owned(), heartbeat)));
+        }
+        .boxed()
     }
 
     fn request(&self, node: &str, request: ApiRequest) -> BoxFuture<'static, ApiResponse> {
@@ -169,7 +188,11 @@ impl ControlPlane for FakeControl {
                 std::future::pending::<()>().await;
             }
             let body = format!("{node} {} {} {}", request.method, request.path, request.body.len()).into_bytes();
-            ApiResponse { id: 0, status: 200, body }
+            ApiResponse {
+                id: 0,
+                status: 200,
+                body,
+            }
         }
         .boxed()
     }
@@ -177,8 +200,14 @@ impl ControlPlane for FakeControl {
     fn image_archive<'a>(&'a self, _node: &'a str, name: &'a str) -> BoxFuture<'a, Result<Archive, (u16, String)>> {
         async move {
             match name {
-                IMAGE => Ok(Archive { size: IMAGE_SIZE, reader: Box::new(tokio::io::repeat(7)) }),
-                "sha256-short" => Ok(Archive { size: IMAGE_SIZE, reader: Box::new(tokio::io::repeat(7).take(1000)) }),
+                IMAGE => Ok(Archive {
+                    size: IMAGE_SIZE,
+                    reader: Box::new(tokio::io::repeat(7)),
+                }),
+                "sha256-short" => Ok(Archive {
+                    size: IMAGE_SIZE,
+                    reader: Box::new(tokio::io::repeat(7).take(1000)),
+                }),
                 _ => Err((404, format!("image {name} is not here"))),
             }
         }
@@ -186,12 +215,15 @@ impl ControlPlane for FakeControl {
     }
 
     fn refused(&self, attempt: RefusedAttempt) {
-        self.refusals.send_modify(|refusals| refusals.push((attempt.node, attempt.refusal.code)));
+        self.refusals
+            .send_modify(|refusals| refusals.push((attempt.node, attempt.refusal.code)));
     }
 }
 
 fn tokio_stream(receiver: broadcast::Receiver<Feed>) -> impl futures::Stream<Item = Feed> + Send + 'static {
-    futures::stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.ok().map(|feed| (feed, receiver)) })
+    futures::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.ok().map(|feed| (feed, receiver))
+    })
 }
 
 /// A node that answers log queries with what the container is called, and exec with an echo.
@@ -202,7 +234,10 @@ pub(super) struct FakeNode {
 
 impl Node for FakeNode {
     fn facts(&self) -> NodeFacts {
-        NodeFacts { board: "none".into(), ..NodeFacts::default() }
+        NodeFacts {
+            board: "none".into(),
+            ..NodeFacts::default()
+        }
     }
 
     fn heartbeat(&self) -> (NodeSample, String) {
@@ -211,15 +246,20 @@ impl Node for FakeNode {
 
     fn open(&self, target: Target) -> BoxFuture<'static, Result<Serving, (u16, String)>> {
         async move {
-            let Target::Logs(query) = target else { return Err((400, "only logs".to_owned())) };
+            let Target::Logs(query) = target else {
+                return Err((400, "only logs".to_owned()));
+            };
             match query.of.container.as_str() {
                 "missing" => Err((404, "container missing is not here".to_owned())),
                 "endless" => Ok(Box::new(|mut io: crate::BoxedIo| {
                     async move { while io.write_all(&[b'x'; 4096]).await.is_ok() {} }.boxed()
                 }) as Serving),
-                "broken" => Ok(Box::new(|mut io: crate::BoxedIo| {
-                    async move { io.write_all(b"half").await.unwrap() }.boxed()
-                }) as Serving),
+                "broken" => {
+                    Ok(
+                        Box::new(|mut io: crate::BoxedIo| async move { io.write_all(b"half").await.unwrap() }.boxed())
+                            as Serving,
+                    )
+                }
                 name => {
                     let text = format!("log of {name}\n");
                     Ok(Box::new(|mut io: crate::BoxedIo| {
@@ -244,7 +284,12 @@ impl Node for FakeNode {
 
 pub(super) fn logs_of(container: &str) -> Target {
     Target::Logs(LogQuery {
-        of: ContainerRef { namespace: "default".into(), pod: "p".into(), uid: "u".into(), container: container.into() },
+        of: ContainerRef {
+            namespace: "default".into(),
+            pod: "p".into(),
+            uid: "u".into(),
+            container: container.into(),
+        },
         follow: false,
         previous: false,
         timestamps: false,
@@ -307,7 +352,14 @@ impl Cluster {
                 });
             }
         });
-        Self { identity, control, server, address, listening: Some(AbortOnDropHandle::new(listening)), directory }
+        Self {
+            identity,
+            control,
+            server,
+            address,
+            listening: Some(AbortOnDropHandle::new(listening)),
+            directory,
+        }
     }
 
     /// Ends it as `kill -9` would.
@@ -358,7 +410,11 @@ impl Cluster {
 
     /// One join by hand.
     pub(super) async fn join(&self, token: &Token, node: &str, request: Vec<u8>) -> OpeningReply {
-        let opening = Opening::Join(protocol::Join { token: token.to_string(), node: node.into(), request });
+        let opening = Opening::Join(protocol::Join {
+            token: token.to_string(),
+            node: node.into(),
+            request,
+        });
         ask(self.address, &self.identity, None, &opening).await
     }
 
@@ -370,7 +426,10 @@ impl Cluster {
 
     pub(super) async fn happened(&self, event: &str, times: usize) {
         let mut events = self.control.events.subscribe();
-        until(&mut events, |all| all.iter().filter(|one| *one == event).count() >= times).await;
+        until(&mut events, |all| {
+            all.iter().filter(|one| *one == event).count() >= times
+        })
+        .await;
     }
 }
 
@@ -382,7 +441,9 @@ pub(super) async fn ask(
     opening: &Opening,
 ) -> OpeningReply {
     let mut stream = open(address, identity, node).await;
-    protocol::write_frame(&mut stream, &protocol::encode_opening(opening).unwrap()).await.unwrap();
+    protocol::write_frame(&mut stream, &protocol::encode_opening(opening).unwrap())
+        .await
+        .unwrap();
     protocol::decode(&protocol::read_frame(&mut stream, MAX_OPENING).await.unwrap()).unwrap()
 }
 
@@ -395,7 +456,10 @@ pub(super) async fn open(
     let config = client_config(identity.pin(), identity.cluster(), credentials).unwrap();
     let tcp = TcpStream::connect(address).await.unwrap();
     let name = crate::pki::name(identity.cluster()).unwrap();
-    tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap()
+    tokio_rustls::TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .unwrap()
 }
 
 /// A node's link, running.
@@ -428,7 +492,14 @@ impl RunningNode {
         let (link, handle) = NodeLink::new(config, Arc::clone(&node) as Arc<dyn Node>).unwrap();
         let shutdown = CancellationToken::new();
         let running = AbortOnDropHandle::new(tokio::spawn(link.run(shutdown.clone())));
-        Self { handle, node, discovery, directory, shutdown, running }
+        Self {
+            handle,
+            node,
+            discovery,
+            directory,
+            shutdown,
+            running,
+        }
     }
 
     pub(super) async fn state(&self, wanted: impl Fn(&LinkState) -> bool) -> LinkState {
