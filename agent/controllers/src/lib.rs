@@ -235,7 +235,11 @@ pub async fn run(
     let lifecycle = nodes::Lifecycle::new(
         node_requests.clone(),
         events.recorder("node-controller", node_requests.clone()),
-        (nodes.clone(), pods.clone(), leases.clone()),
+        nodes::Caches {
+            nodes: nodes.clone(),
+            pods: pods.clone(),
+            leases: leases.clone(),
+        },
         nodes::Limits {
             silence: options.node_silence,
             grace: options.node_grace,

@@ -32,8 +32,10 @@ use judgement::{Hearing, silent_from, taints, unknown_conditions};
 const LEASES_IN: &str = "kube-node-lease";
 /// A wake-up so much later than asked means that this process stood still, and heard nothing meanwhile.
 const STOOD_STILL: Duration = Duration::from_secs(1);
-/// After such a pause, or after being cut off, nodes get so long to find their way back before silence counts again.
-const RECOVERY: Duration = Duration::from_secs(10);
+/// After such a pause nodes get so long to be heard again before silence counts: what they said meanwhile has to be read first.
+const AFTER_STANDSTILL: Duration = Duration::from_secs(3);
+/// The same after the control plane's uplink was gone: nodes have to find their way back.
+const AFTER_CUT_OFF: Duration = Duration::from_secs(10);
 /// When to try again what failed.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
 
@@ -50,6 +52,13 @@ type Hearings = Arc<Mutex<HashMap<Arc<str>, Hearing>>>;
 
 fn lock(hearings: &Hearings) -> MutexGuard<'_, HashMap<Arc<str>, Hearing>> {
     hearings.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What node lifecycle looks at.
+pub(crate) struct Caches {
+    pub(crate) nodes: Arc<Cache<Node>>,
+    pub(crate) pods: Arc<Cache<Pod>>,
+    pub(crate) leases: Arc<Cache<Lease>>,
 }
 
 /// The controller.
@@ -72,10 +81,11 @@ impl Lifecycle {
     pub(crate) fn new(
         requests: Requests,
         recorder: Recorder,
-        (nodes, pods, leases): (Arc<Cache<Node>>, Arc<Cache<Pod>>, Arc<Cache<Lease>>),
+        caches: Caches,
         limits: Limits,
         cut_off: watch::Receiver<bool>,
     ) -> Self {
+        let Caches { nodes, pods, leases } = caches;
         let hearings = Hearings::default();
         let changed = Arc::new(Notify::new());
 
@@ -168,6 +178,7 @@ impl Lifecycle {
             () = caches => {}
         }
         let mut floor = Instant::now();
+        let mut uplink_watched = true;
         loop {
             let cut_off = *self.cut_off.borrow_and_update();
             let began = Instant::now();
@@ -180,17 +191,15 @@ impl Lifecycle {
                 () = shutdown.cancelled() => return Ok(()),
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep_until(asked) => {}
-                changed = self.cut_off.changed() => {
-                    // Its sender is gone: the uplink is not watched any more, and the last word stands.
-                    if changed.is_err() {
-                        self.cut_off = watch::Sender::new(cut_off).subscribe();
-                    }
-                }
+                // Without a sender the uplink is not watched any more, and the last word stands.
+                changed = self.cut_off.changed(), if uplink_watched => uplink_watched = changed.is_ok(),
             }
             let now = Instant::now();
-            // While cut off, and right after, nobody could be heard.
-            if cut_off || slow || now.saturating_duration_since(asked) > STOOD_STILL {
-                floor = now + RECOVERY;
+            // Nobody could be heard meanwhile, nor right after.
+            if cut_off {
+                floor = now + AFTER_CUT_OFF;
+            } else if slow || now.saturating_duration_since(asked) > STOOD_STILL {
+                floor = floor.max(now + AFTER_STANDSTILL);
             }
         }
     }

@@ -195,11 +195,18 @@ impl ReplicaSets {
         } else {
             self.manage(&set, mine.clone()).await
         };
+        let uid = &set.metadata.uid;
+        let ending = self.pods.within(&key.namespace, |pod| {
+            pod.metadata.terminating()
+                && !pod.finished()
+                && pod.metadata.controller().is_some_and(|owner| owner.uid == *uid)
+        });
+        let ending = ending.len();
         let (failure, error) = match outcome {
             Ok(()) => (None, None),
             Err((failure, error)) => (Some(failure), Some(error)),
         };
-        let (status, again) = status::status(&set, &mine, failure, Timestamp::now());
+        let (status, again) = status::status(&set, &mine, ending, failure, Timestamp::now());
         if status != set.status {
             let body = json!({"metadata": {"resourceVersion": set.metadata.revision.to_string()}, "status": status});
             let reply = self

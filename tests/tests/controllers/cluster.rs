@@ -159,7 +159,8 @@ impl Cluster {
             cluster
                 .until(&format!("{node} is ready to be used"), async |api| {
                     let node = api.get(&format!("/api/v1/nodes/{node}")).await?;
-                    (node["spec"]["taints"].is_null() && node["spec"]["podCIDR"].is_string()).then_some(())
+                    (is_ready(&node) && node["spec"]["taints"].is_null() && node["spec"]["podCIDR"].is_string())
+                        .then_some(())
                 })
                 .await;
         }

@@ -91,6 +91,7 @@ pub(crate) fn counts(
         ready_replicas: sets.iter().map(|set| set.status.ready_replicas).sum(),
         available_replicas: available,
         unavailable_replicas: (asked(sets) - available).max(0),
+        terminating_replicas: sets.iter().map(|set| set.status.terminating_replicas).sum(),
         collision_count: deployment.status.collision_count,
         conditions,
     };

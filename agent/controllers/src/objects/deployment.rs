@@ -112,6 +112,7 @@ pub(crate) struct DeploymentStatus {
     pub(crate) ready_replicas: i32,
     pub(crate) available_replicas: i32,
     pub(crate) unavailable_replicas: i32,
+    pub(crate) terminating_replicas: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) collision_count: Option<i32>,
     pub(crate) conditions: Vec<Condition>,

@@ -56,6 +56,7 @@ pub(crate) struct ReplicaSetStatus {
     pub(crate) fully_labeled_replicas: i32,
     pub(crate) ready_replicas: i32,
     pub(crate) available_replicas: i32,
+    pub(crate) terminating_replicas: i32,
     pub(crate) observed_generation: i64,
     pub(crate) conditions: Vec<Condition>,
 }

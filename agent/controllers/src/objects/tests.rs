@@ -7,7 +7,7 @@ use super::node::Node;
 use super::pod::{HostPort, Pod};
 use super::replica_set::ReplicaSet;
 
-fn cpu(spec: serde_json::Value) -> u64 {
+fn cpu(spec: &serde_json::Value) -> u64 {
     from_json::<Pod>(json!({"metadata": {"name": "a"}, "spec": spec}))
         .requests
         .cpu
@@ -49,7 +49,7 @@ fn a_pod_asks_for_its_hungriest_moment() {
             3000,
         ),
     ] {
-        assert_eq!(cpu(spec.clone()), expected, "{spec}");
+        assert_eq!(cpu(&spec), expected, "{spec}");
     }
 }
 

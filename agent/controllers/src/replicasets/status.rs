@@ -32,10 +32,11 @@ pub(crate) fn until_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp)
     Some(Duration::try_from(left).unwrap_or(Duration::ZERO))
 }
 
-/// The status of a set with these active pods, and when it will change by mere waiting.
+/// The status of a set with these active pods and so many that are ending, and when it will change by mere waiting.
 pub(crate) fn status(
     set: &ReplicaSet,
     pods: &[Arc<Pod>],
+    terminating: usize,
     failure: Option<Failure>,
     now: Timestamp,
 ) -> (ReplicaSetStatus, Option<Duration>) {
@@ -72,6 +73,7 @@ pub(crate) fn status(
         fully_labeled_replicas: count(&labeled),
         ready_replicas: count(&|pod| pod.ready),
         available_replicas: i32::try_from(available).unwrap_or(i32::MAX),
+        terminating_replicas: i32::try_from(terminating).unwrap_or(i32::MAX),
         observed_generation: set.metadata.generation,
         conditions,
     };
@@ -101,7 +103,7 @@ mod tests {
     use super::*;
     use crate::objects::{Owner, REPLICA_SETS, from_json};
 
-    fn set(min_ready: i32, conditions: Value) -> Arc<ReplicaSet> {
+    fn set(min_ready: i32, conditions: &Value) -> Arc<ReplicaSet> {
         from_json(json!({
             "metadata": {"name": "web", "namespace": "default", "uid": "r", "generation": 4},
             "spec": {
@@ -133,7 +135,7 @@ mod tests {
             pod("other", Some("2026-01-01T00:00:40Z")),
             pod("web", None),
         ];
-        let (status, again) = status(&set(30, json!([])), &pods, None, now);
+        let (status, again) = status(&set(30, &json!([])), &pods, 0, None, now);
         assert_eq!((status.replicas, status.fully_labeled_replicas), (4, 3));
         assert_eq!(
             (
@@ -144,31 +146,32 @@ mod tests {
             (3, 1, 4)
         );
         assert_eq!(again, Some(Duration::from_secs(10)));
-        let (status, again) = super::status(&set(0, json!([])), &pods, None, now);
+        let (status, again) = super::status(&set(0, &json!([])), &pods, 0, None, now);
         assert_eq!((status.available_replicas, again), (3, None));
     }
 
     #[test]
     fn failure_is_a_condition_until_it_is_over() {
         let now = "2026-01-01T00:01:00Z".parse().unwrap();
-        let failing = status(&set(0, json!([])), &[], Some(("FailedCreate", "no room".into())), now).0;
+        let failing = status(
+            &set(0, &json!([])),
+            &[],
+            0,
+            Some(("FailedCreate", "no room".into())),
+            now,
+        )
+        .0;
         assert_eq!(failing.conditions[0].reason.as_deref(), Some("FailedCreate"));
         let known = json!(failing.conditions);
         let later = "2026-01-01T00:05:00Z".parse().unwrap();
-        let still = status(
-            &set(0, known.clone()),
-            &[],
-            Some(("FailedCreate", "still".into())),
-            later,
-        )
-        .0;
+        let still = status(&set(0, &known), &[], 0, Some(("FailedCreate", "still".into())), later).0;
         assert_eq!(still.conditions, failing.conditions);
-        assert!(status(&set(0, known), &[], None, later).0.conditions.is_empty());
+        assert!(status(&set(0, &known), &[], 0, None, later).0.conditions.is_empty());
     }
 
     #[test]
     fn a_pod_is_its_template_with_name_and_owner() {
-        let set = set(0, json!([]));
+        let set = set(0, &json!([]));
         let pod = pod_from_template(&set, &Owner::controller(&REPLICA_SETS, &set.metadata));
         assert_eq!(
             pod,

@@ -35,7 +35,7 @@ fn template(image: &str) -> Value {
 }
 
 impl Model {
-    fn new(replicas: i32, strategy: Value) -> Self {
+    fn new(replicas: i32, strategy: &Value) -> Self {
         Self {
             spec: json!({
                 "replicas": replicas,
@@ -56,7 +56,7 @@ impl Model {
 
     fn rolling(replicas: i32, surge: &Value, unavailable: &Value) -> Self {
         let rolling = json!({"maxSurge": surge, "maxUnavailable": unavailable});
-        Self::new(replicas, json!({"type": "RollingUpdate", "rollingUpdate": rolling}))
+        Self::new(replicas, &json!({"type": "RollingUpdate", "rollingUpdate": rolling}))
     }
 
     fn set_image(&mut self, image: &str) {
@@ -268,7 +268,7 @@ fn history_beyond_the_limit_goes_oldest_first() {
 
 #[test]
 fn recreate_waits_for_the_last_old_pod() {
-    let mut model = Model::new(3, json!({"type": "Recreate"}));
+    let mut model = Model::new(3, &json!({"type": "Recreate"}));
     model.settle(|_| ());
     model.set_image("v2");
     model.pods = vec![from_json(json!({

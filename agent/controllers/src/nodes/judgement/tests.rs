@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::objects::from_json;
 
-fn node(ready: Option<&str>, more: Value) -> std::sync::Arc<Node> {
+fn node(ready: Option<&str>, more: &Value) -> std::sync::Arc<Node> {
     let conditions: Vec<Value> = ready
         .map(|status| json!({"type": "Ready", "status": status}))
         .into_iter()
@@ -103,7 +103,7 @@ fn taints_follow_from_conditions() {
     ] {
         let expected = expected.map(|list: Vec<&str>| list.into_iter().map(str::to_owned).collect::<Vec<_>>());
         assert_eq!(
-            short(&node(ready, more.clone()), allowed),
+            short(&node(ready, more), allowed),
             expected,
             "{ready:?} {more} {allowed}"
         );
@@ -120,7 +120,7 @@ fn conditions_of_a_silent_node_become_unknown_once() {
     };
     let heard = node(
         Some("True"),
-        json!({"condition": {"type": "DiskPressure", "status": "Unknown"}}),
+        &json!({"condition": {"type": "DiskPressure", "status": "Unknown"}}),
     );
     let pair = |kind: &str, reason: &str| (kind.to_owned(), Some(reason.to_owned()));
     assert_eq!(

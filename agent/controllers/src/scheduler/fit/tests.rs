@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::objects::from_json;
 
-fn node(name: &str, change: Value) -> Arc<Node> {
+fn node(name: &str, change: impl Into<Value>) -> Arc<Node> {
     let mut object = json!({
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "cores": "4"}},
         "spec": {},
@@ -12,6 +12,7 @@ fn node(name: &str, change: Value) -> Arc<Node> {
             "conditions": [{"type": "Ready", "status": "True"}],
         },
     });
+    let change = change.into();
     for (pointer, value) in change.as_object().into_iter().flatten() {
         match pointer.as_str() {
             "spec" => object["spec"] = value.clone(),
@@ -22,7 +23,8 @@ fn node(name: &str, change: Value) -> Arc<Node> {
     from_json(object)
 }
 
-fn pod(name: &str, spec: Value) -> Arc<Pod> {
+fn pod(name: &str, spec: impl Into<Value>) -> Arc<Pod> {
+    let spec: Value = spec.into();
     from_json(json!({
         "metadata": {
             "name": name, "namespace": "default", "uid": name, "labels": {"app": "web", "pod-template-hash": "x"},
