@@ -31,6 +31,10 @@ pub(crate) fn resource_path(path: &str) -> Option<ResourcePath> {
         .split('/')
         .map(|segment| decode(segment, false))
         .collect::<Option<_>>()?;
+    // A slash inside a segment would reach into the store key of another object.
+    if decoded.iter().any(|segment| segment.contains('/')) {
+        return None;
+    }
     let mut segments = decoded.iter().map(String::as_str);
     let group = match segments.next()? {
         "api" => "",
@@ -191,6 +195,7 @@ mod tests {
             "/healthz",
             "/api/v1/a/b/c/d",
             "/api/v1//x",
+            "/api/v1/namespaces/a%2Fb/pods/x",
         ] {
             assert_eq!(resource_path(text), None, "{text}");
         }

@@ -24,8 +24,8 @@ use crate::metrics::Metrics;
 use crate::read::Snapshots;
 use crate::request::Query;
 
-/// Most events kept; older ones go first.
-const MOST_EVENTS: usize = 2000;
+/// Most events kept; older ones go first. One takes about 2 KB.
+const MOST_EVENTS: usize = 1000;
 
 /// Namespaces that every cluster has.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];

@@ -7,6 +7,8 @@ struct Rule {
     group: &'static str,
     resources: &'static [&'static str],
     verbs: &'static [&'static str],
+    /// The one namespace that it holds in; empty for everywhere.
+    namespace: &'static str,
 }
 
 const fn rule(group: &'static str, resources: &'static [&'static str], verbs: &'static [&'static str]) -> Rule {
@@ -14,6 +16,16 @@ const fn rule(group: &'static str, resources: &'static [&'static str], verbs: &'
         group,
         resources,
         verbs,
+        namespace: "",
+    }
+}
+
+const fn rule_in(namespace: &'static str, resources: &'static [&'static str], verbs: &'static [&'static str]) -> Rule {
+    Rule {
+        group: "",
+        resources,
+        verbs,
+        namespace,
     }
 }
 
@@ -21,7 +33,7 @@ const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["update", "patch"];
 const ALL: &[&str] = &["*"];
 
-/// Everybody here may write events and keep a lease of its own for leader election later.
+/// Everybody here may write events.
 const SHARED: &[Rule] = &[
     rule("", &["events"], &["create", "update", "patch"]),
     rule("events.k8s.io", &["events"], &["create", "update", "patch"]),
@@ -70,6 +82,8 @@ const USERS: &[(&str, &[Rule])] = &[
             rule("", &["pods"], &["get", "list", "watch", "delete", "patch", "update"]),
             rule("", &["pods/status"], WRITE),
             rule("coordination.k8s.io", &["leases"], READ),
+            // The record of which node has which range of pod addresses.
+            rule_in("kube-system", &["configmaps"], &["get", "create", "update", "patch"]),
         ],
     ),
     (
@@ -126,6 +140,7 @@ pub(super) fn may(user: &str, attributes: &Attributes<'_>) -> bool {
     let has = |list: &[&str], item: &str| list.iter().any(|entry| *entry == "*" || *entry == item);
     rules.iter().chain(SHARED).any(|rule| {
         (rule.group == "*" || rule.group == attributes.group)
+            && (rule.namespace.is_empty() || rule.namespace == attributes.namespace)
             && has(rule.resources, &resource)
             && has(rule.verbs, attributes.verb)
     })
@@ -165,6 +180,8 @@ mod tests {
         assert!(allowed(deployments, "create", "apps", "replicasets", ""));
         assert!(!allowed(deployments, "create", "", "replicasets", ""));
         assert!(!allowed(deployments, "delete", "", "pods", ""));
+        let nodes = "system:serviceaccount:kube-system:node-controller";
+        assert!(!allowed(nodes, "get", "", "configmaps", ""), "only in kube-system");
         assert!(!allowed("somebody", "get", "", "pods", ""));
         assert!(!allowed("minidc-admin", "get", "", "pods", ""));
     }

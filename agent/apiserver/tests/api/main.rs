@@ -7,6 +7,8 @@ mod clients;
 #[cfg(test)]
 mod feed;
 #[cfg(test)]
+mod lists;
+#[cfg(test)]
 mod nodes;
 #[cfg(test)]
 mod streams;

@@ -331,3 +331,8 @@ impl Events {
         (text(&event["type"]), text(&event["object"]["metadata"]["name"]))
     }
 }
+
+/// `metadata.resourceVersion`.
+pub(crate) fn version(object: &Value) -> u64 {
+    object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+}
