@@ -1,5 +1,7 @@
 //! The controllers on the real API server, with nodes that only pretend: what is asked for comes about, and stays.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 #[path = "controllers/cluster.rs"]
 mod cluster;
 
