@@ -1,4 +1,4 @@
-//! From bytes to an object: JSON or YAML, checked against the schema, with the words that Kubernetes uses.
+//! From bytes to an object: JSON, YAML or Kubernetes protobuf, checked against the schema, with the words that Kubernetes uses.
 //!
 //! [`decode`] sees what serde alone forgives: fields that appear twice and fields that do not exist, each with its full
 //! path. It brings quantities and times into their canonical form and drops nulls, as Kubernetes does. Required fields
@@ -8,12 +8,11 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::kinds::{self, Kind};
+use crate::protobuf;
 use crate::schema::Type;
 
 mod check;
 mod read;
-
-pub use read::read;
 
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +21,8 @@ pub enum Media {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 impl Media {
@@ -29,6 +30,7 @@ impl Media {
         match self {
             Self::Json => "json",
             Self::Yaml => "yaml",
+            Self::Protobuf => "protobuf",
         }
     }
 }
@@ -69,16 +71,16 @@ pub struct Decoded {
 /// Why a body is no object of the kind. The text is the message of a `BadRequest`.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DecodeError {
-    /// Not JSON, not YAML, or nested too deeply.
+    /// Not of the form it should be, or nested too deeply.
     #[error(
         "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; {media} parse error: {problem}"
     )]
     Syntax {
         /// Kind that was expected.
         kind: String,
-        /// `json` or `yaml`.
+        /// `json`, `yaml` or `protobuf`.
         media: &'static str,
-        /// What the parser says, with line and column.
+        /// What the parser says: with line and column, or with the field.
         problem: String,
     },
     /// The object is of another API version.
@@ -192,7 +194,11 @@ pub fn decode_request(
         object,
         any_version: kind == "DeleteOptions",
     };
-    let body = if body.is_empty() { b"{}" } else { body };
+    let (body, media) = if body.is_empty() {
+        (&b"{}"[..], Media::Json)
+    } else {
+        (body, media)
+    };
     decode_expected(expected, body, media, mode)
 }
 
@@ -210,19 +216,24 @@ fn decode_expected(
     media: Media,
     mode: FieldValidation,
 ) -> Result<Decoded, DecodeError> {
-    let (mut object, duplicates) = read(body, media).map_err(|problem| DecodeError::Syntax {
+    let read = match media {
+        Media::Json => read::json(body),
+        Media::Yaml => read::yaml(body),
+        Media::Protobuf => protobuf::read(expected.object, body),
+    };
+    let (mut object, strict) = read.map_err(|problem| DecodeError::Syntax {
         kind: expected.kind.to_owned(),
         media: media.name(),
         problem,
     })?;
-    let warnings = check_expected(expected, &mut object, duplicates, mode)?;
+    let warnings = check_expected(expected, &mut object, strict, mode)?;
     Ok(Decoded { object, warnings })
 }
 
 fn check_expected(
     expected: Expected,
     object: &mut Value,
-    duplicates: Vec<String>,
+    mut strict: Vec<String>,
     mode: FieldValidation,
 ) -> Result<Vec<String>, DecodeError> {
     let wrong_type = |problem| DecodeError::Type {
@@ -239,7 +250,6 @@ fn check_expected(
         return Err(wrong_type(problem));
     };
     identify(expected, fields)?;
-    let mut strict = duplicates;
     check::check(expected.object, object, &mut strict).map_err(wrong_type)?;
     strict.truncate(MOST_FIELDS_TOLD);
     match mode {

@@ -11,7 +11,7 @@
 //! A request to write passes `decode::decode` (400), `defaults::apply`, then `schema::violations` and `validate` (422).
 //!
 //! # Current limitations
-//! - Bodies are JSON or YAML; Kubernetes protobuf is not read. OpenAPI version 2 is written as JSON only, which kubectl
+//! - Bodies are JSON, YAML or Kubernetes protobuf; answers are JSON. OpenAPI version 2 is written as JSON only, which kubectl
 //!   does not ask for (it reads version 3).
 //! - Decoding tells faults in the order of field names, not in that of the text.
 //! - Empty lists and false booleans that Kubernetes leaves out of its answers stay in ours as they were sent.
@@ -26,6 +26,7 @@ pub mod kinds;
 pub mod metrics;
 pub mod openapi;
 pub mod patch;
+mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

@@ -3,6 +3,7 @@
 //! Strict decoding, defaults, strategic merge and OpenAPI all come from here. The text is compiled in; names and
 //! descriptions are slices of it, so the parsed form stays at a few hundred kilobytes. [`parser`] tells the syntax.
 
+use std::num::NonZeroU16;
 use std::sync::LazyLock;
 
 use serde_json::Value;
@@ -76,6 +77,8 @@ pub struct Field {
     pub name: &'static str,
     /// What its value looks like.
     pub shape: Shape,
+    /// Where Kubernetes protobuf puts it; absent for our own kinds, and for `apiVersion` and `kind` of a whole object.
+    pub number: Option<FieldNumber>,
     /// An object without it is not valid (below `status` this only tells clients what they can rely on).
     pub required: bool,
     /// What takes its place when it is absent from an object that is written.
@@ -92,6 +95,17 @@ pub struct Field {
     pub values: Box<[&'static str]>,
     /// One sentence.
     pub description: &'static str,
+}
+
+/// Where Kubernetes protobuf puts a [`Field`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FieldNumber {
+    /// The field that holds it, where Go embeds a struct: flat in JSON, a message of its own in protobuf.
+    pub embedded: Option<NonZeroU16>,
+    /// The number in its message.
+    pub number: NonZeroU16,
+    /// Presence says something: `0`, `false` and `""` are not the same as absence (a pointer in Go).
+    pub explicit: bool,
 }
 
 /// How a strategic merge patch treats a field. Maps and objects always merge; lists replace unless told to merge.

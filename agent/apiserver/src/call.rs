@@ -109,6 +109,7 @@ impl Call {
         Ok(match negotiate::body_form(&self.headers)? {
             BodyForm::Json => Media::Json,
             BodyForm::Yaml => Media::Yaml,
+            BodyForm::Protobuf => Media::Protobuf,
         })
     }
 

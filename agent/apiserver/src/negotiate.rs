@@ -79,6 +79,8 @@ pub(crate) fn accepts_discovery(headers: &HeaderMap, kind: &str, version: &str) 
         })
 }
 
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 /// Form of a request body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyForm {
@@ -86,6 +88,8 @@ pub(crate) enum BodyForm {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`: kubectl's typed commands.
+    Protobuf,
 }
 
 /// Form of a body that holds an object.
@@ -93,7 +97,8 @@ pub(crate) fn body_form(headers: &HeaderMap) -> Result<BodyForm, Failure> {
     match content_type(headers) {
         "" | "application/json" | "*/*" => Ok(BodyForm::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(BodyForm::Yaml),
-        _ => Err(Status::unsupported_media(&["application/json", "application/yaml"]).into()),
+        PROTOBUF => Ok(BodyForm::Protobuf),
+        _ => Err(Status::unsupported_media(&["application/json", "application/yaml", PROTOBUF]).into()),
     }
 }
 
@@ -139,5 +144,18 @@ mod tests {
         assert_eq!(form("application/json;stream=watch"), Ok(Form::Object));
         assert_eq!(form("application/vnd.kubernetes.protobuf"), Err(406));
         assert_eq!(accept(&HeaderMap::new()).unwrap(), Form::Object);
+    }
+
+    #[test]
+    fn bodies_are_json_yaml_or_protobuf() {
+        for (content_type, form) in [
+            ("application/json; charset=utf-8", Ok(BodyForm::Json)),
+            ("application/yaml", Ok(BodyForm::Yaml)),
+            ("application/vnd.kubernetes.protobuf", Ok(BodyForm::Protobuf)),
+            ("application/cbor", Err(415)),
+        ] {
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, content_type.parse().unwrap())]);
+            assert_eq!(body_form(&headers).map_err(|failure| failure.code()), form, "{content_type}");
+        }
     }
 }

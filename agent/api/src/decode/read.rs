@@ -7,39 +7,39 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_saphyr::options::DuplicateKeyPolicy;
 
-use super::Media;
-
-/// Reads a body whatever it holds, and tells fields that appear twice (`duplicate field "spec.replicas"`); the last one wins.
+/// Reads JSON whatever it holds, and tells fields that appear twice (`duplicate field "spec.replicas"`); the last one wins.
 ///
-/// Nesting is bounded: 128 levels of JSON, 64 of YAML. The caller bounds the size.
+/// Nesting is bounded to 128 levels. The caller bounds the size.
 ///
 /// # Errors
 /// What the parser says, with line and column.
-pub fn read(body: &[u8], media: Media) -> Result<(Value, Vec<String>), String> {
+pub(super) fn json(body: &[u8]) -> Result<(Value, Vec<String>), String> {
     let track = RefCell::new(Track::default());
-    let value = match media {
-        Media::Json => {
-            let mut parser = serde_json::Deserializer::from_slice(body);
-            let value = Tree(&track)
-                .deserialize(&mut parser)
-                .map_err(|problem| problem.to_string())?;
-            parser.end().map_err(|problem| problem.to_string())?;
-            value
-        }
-        Media::Yaml => {
-            let options = serde_saphyr::options! {
-                budget: serde_saphyr::budget! { max_depth: 64, max_documents: 1 },
-                duplicate_keys: DuplicateKeyPolicy::PassThrough,
-                // `defaultMode: 0644` is octal in Kubernetes' YAML.
-                legacy_octal_numbers: true,
-                with_snippet: false,
-            };
-            serde_saphyr::with_deserializer_from_slice_with_options(body, options, |parser| {
-                Tree(&track).deserialize(parser)
-            })
-            .map_err(|problem| problem.to_string())?
-        }
+    let mut parser = serde_json::Deserializer::from_slice(body);
+    let value = Tree(&track)
+        .deserialize(&mut parser)
+        .map_err(|problem| problem.to_string())?;
+    parser.end().map_err(|problem| problem.to_string())?;
+    Ok((value, track.into_inner().duplicates))
+}
+
+/// As [`json`], with 64 levels at most.
+///
+/// # Errors
+/// As [`json`].
+pub(super) fn yaml(body: &[u8]) -> Result<(Value, Vec<String>), String> {
+    let track = RefCell::new(Track::default());
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! { max_depth: 64, max_documents: 1 },
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        // `defaultMode: 0644` is octal in Kubernetes' YAML.
+        legacy_octal_numbers: true,
+        with_snippet: false,
     };
+    let value = serde_saphyr::with_deserializer_from_slice_with_options(body, options, |parser| {
+        Tree(&track).deserialize(parser)
+    })
+    .map_err(|problem| problem.to_string())?;
     Ok((value, track.into_inner().duplicates))
 }
 

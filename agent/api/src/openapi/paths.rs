@@ -6,7 +6,11 @@ use super::definitions::{list_name, patch_name, reference};
 use super::{Dialect, META, Writer};
 use crate::kinds::{Kind, Subresource};
 
-const BODIES: &[&str] = &["application/json", "application/yaml"];
+const BODIES: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+];
 const PATCHES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",

@@ -5,29 +5,33 @@
 //! package io.k8s.api.core.v1
 //!
 //! kind Pod v1 -- Containers that share one address and live on one node.
-//!   metadata  ObjectMeta -- Name, labels and bookkeeping.
-//!   spec      PodSpec -- What to run.
+//!   1 metadata  ObjectMeta -- Name, labels and bookkeeping.
+//!   2 spec      PodSpec -- What to run.
 //!
 //! type PodSpec -- What to run, and how.
-//!   containers!    [Container] by(name) -- The containers; at least one.
-//!   nodeSelector   {string} atomic -- Labels that the node must have.
-//!   restartPolicy  string = "Always" of(Always, Never, OnFailure) -- What to do when a container ends.
+//!   2   containers!    [Container] by(name) -- The containers; at least one.
+//!   7   nodeSelector   {string} atomic -- Labels that the node must have.
+//!   3   restartPolicy  string = "Always" of(Always, Never, OnFailure) -- What to do when a container ends.
+//!   25? priority       int32 -- Its priority.
 //! ```
 //!
 //! - `kind NAME GROUP/VERSION` is a type that is sent as a whole object; it gets `apiVersion` and `kind` by itself. An
 //!   `atomic` before the dashes makes server-side apply see the type as one value.
-//! - A field is indented. `!` marks it required. Its shape is `string`, `int32`, `int64`, `number`, `bool`, `quantity`,
-//!   `intOrString`, `time`, `microTime`, `duration`, `bytes`, `any`, the name of a type, `[SHAPE]` or `{SHAPE}` (a map).
+//! - A field is indented. First comes its number in Kubernetes protobuf, from the tags of Kubernetes' Go types; our own
+//!   kinds have none. `2.1` is field 1 of the message in field 2: a struct that Go embeds, so that JSON has it flat. `?`
+//!   marks what Go keeps behind a pointer: a number, boolean or string that may be present and zero. Then `!` marks a name as required. Its shape is `string`, `int32`, `int64`, `number`, `bool`, `quantity`, `intOrString`,
+//!   `time`, `microTime`, `duration`, `bytes`, `any`, the name of a type, `[SHAPE]` or `{SHAPE}` (a map).
 //! - A type name means the type of the same package; else the only one of that name; else it is written in full.
 //! - After the shape, in any order: `= JSON` (default, without spaces), `of(A, B)` (the strings it may be, kept sorted as Kubernetes tells them), `atomic`,
 //!   `set`, `map(KEY, …)` (list kinds of server-side apply), `merge` or `merge(KEY)` and `retainKeys` (strategic merge),
 //!   `by(KEY)` for `map(KEY) merge(KEY)`.
-//! - `includes NAME` stands for the fields of another type of the package.
+//! - `includes NAME` stands for the fields of another type of the package; its number holds them all.
 //! - After ` -- ` comes one sentence for `kubectl explain`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU16;
 
-use super::{Field, GroupVersionKind, IntegerFormat, ListKind, PatchStrategy, Shape, Type, TypeRef};
+use super::{Field, FieldNumber, GroupVersionKind, IntegerFormat, ListKind, PatchStrategy, Shape, Type, TypeRef};
 
 /// Everything that was read.
 #[derive(Debug, Default)]
@@ -134,9 +138,14 @@ pub fn parse(texts: &[&'static str]) -> Schema {
             list.push(type_meta("apiVersion", "Group and version of this object."));
             list.push(type_meta("kind", "What this object is."));
         }
-        for (number, line) in expand(lines, known.package, &schema.types, &fields) {
+        for (number, line, embedded) in expand(lines, known.package, &schema.types, &fields) {
             match field(line, known.package, &schema) {
-                Ok(field) => list.push(field),
+                Ok(mut field) => {
+                    if let (Some(number), Some(_)) = (&mut field.number, embedded) {
+                        number.embedded = embedded;
+                    }
+                    list.push(field);
+                }
                 Err(problem) => problems.push(format!("line {number}, {}.{}: {problem}", known.package, known.name)),
             }
         }
@@ -158,23 +167,27 @@ pub fn parse(texts: &[&'static str]) -> Schema {
     schema
 }
 
-/// The lines of a type, with `includes NAME` replaced by the lines of that type. An unknown name stays and is told as a problem.
+/// The lines of a type, with `includes NAME` replaced by the lines of that type and the number that holds them. An unknown
+/// name stays and is told as a problem.
 fn expand(
     lines: &[(usize, &'static str)],
     package: &str,
     types: &[Type],
     all: &[Vec<(usize, &'static str)>],
-) -> Vec<(usize, &'static str)> {
+) -> Vec<(usize, &'static str, Option<NonZeroU16>)> {
     let mut result = Vec::with_capacity(lines.len());
     for (number, line) in lines {
-        let included = line
-            .trim()
+        let (word, rest) = number_word(line.trim());
+        let included = rest
             .strip_prefix("includes ")
             .and_then(|name| find(types, package, name.trim()))
             .and_then(|reference| all.get(usize::from(reference.0)));
         match included {
-            Some(included) => result.extend_from_slice(included),
-            None => result.push((*number, *line)),
+            Some(included) => {
+                let embedded = word.and_then(|word| word.parse().ok());
+                result.extend(included.iter().map(|(number, line)| (*number, *line, embedded)));
+            }
+            None => result.push((*number, *line, None)),
         }
     }
     result
@@ -228,6 +241,7 @@ fn plain_field(name: &'static str, shape: Shape, description: &'static str) -> F
     Field {
         name,
         shape,
+        number: None,
         required: false,
         default: None,
         list: ListKind::Atomic,
@@ -241,7 +255,8 @@ fn plain_field(name: &'static str, shape: Shape, description: &'static str) -> F
 
 fn field(line: &'static str, package: &str, schema: &Schema) -> Result<Field, String> {
     let (declaration, description) = split_description(line);
-    let declaration = declaration.trim();
+    let (number, declaration) = number_word(declaration.trim());
+    let number = number.map(field_number).transpose()?;
     let (name, rest) = declaration
         .split_once(char::is_whitespace)
         .ok_or("a field needs a shape")?;
@@ -249,6 +264,7 @@ fn field(line: &'static str, package: &str, schema: &Schema) -> Result<Field, St
     let required = name.ends_with('!');
     let mut field = plain_field(name.trim_end_matches('!'), shape(word, package, schema)?, description);
     field.required = required;
+    field.number = number;
     while !rest.is_empty() {
         let (word, after) = next_word(rest);
         rest = after;
@@ -288,6 +304,31 @@ fn field(line: &'static str, package: &str, schema: &Schema) -> Result<Field, St
         }
     }
     Ok(field)
+}
+
+/// The number before a field, if there is one, and the rest. No name starts with a digit.
+fn number_word(text: &'static str) -> (Option<&'static str>, &'static str) {
+    match text.split_once(char::is_whitespace) {
+        Some((word, rest)) if word.starts_with(|letter: char| letter.is_ascii_digit()) => {
+            (Some(word), rest.trim_start())
+        }
+        _ => (None, text),
+    }
+}
+
+/// `3`, `2.1` or `3?`.
+fn field_number(word: &str) -> Result<FieldNumber, String> {
+    let problem = |_| format!("what is the number {word}?");
+    let plain = word.strip_suffix('?').unwrap_or(word);
+    let (embedded, number) = match plain.split_once('.') {
+        Some((embedded, number)) => (Some(embedded.parse().map_err(problem)?), number),
+        None => (None, plain),
+    };
+    Ok(FieldNumber {
+        embedded,
+        number: number.parse().map_err(problem)?,
+        explicit: plain.len() < word.len(),
+    })
 }
 
 /// The next word, of which brackets are part with all that is in them; and the rest.
