@@ -45,11 +45,6 @@ impl BackOff {
     pub(crate) fn updated(&self, key: &str) -> Option<Instant> {
         self.entries.get(key).map(|entry| entry.updated)
     }
-
-    /// Nothing waits any longer.
-    pub(crate) fn clear(&mut self) {
-        self.entries.clear();
-    }
 }
 
 impl Entry {

@@ -29,7 +29,8 @@ impl Cgroups {
         Self::at(PathBuf::from(MOUNT))
     }
 
-    fn at(root: PathBuf) -> Self {
+    /// The groups mounted at `root`.
+    pub(crate) fn at(root: PathBuf) -> Self {
         let unified = root.join("cgroup.controllers").exists();
         Self { root, unified }
     }

@@ -8,7 +8,6 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::cgroup::Cgroups;
 use crate::config::Config;
-use crate::control_plane::ControlPlane;
 use crate::directories::Directories;
 use crate::environment::NodeFacts;
 use crate::identity::PodIdentity;
@@ -28,7 +27,6 @@ pub(crate) struct Context {
     pub(crate) directories: Directories,
     pub(crate) cgroups: Cgroups,
     pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) control_plane: Arc<dyn ControlPlane>,
     pub(crate) recorder: Recorder,
     pub(crate) statuses: Statuses,
     pub(crate) node: watch::Receiver<Arc<NodeFacts>>,
@@ -44,7 +42,6 @@ impl Context {
     pub(crate) fn new(
         config: Config,
         runtime: Arc<dyn Runtime>,
-        control_plane: Arc<dyn ControlPlane>,
         recorder: Recorder,
         statuses: Statuses,
         node: watch::Receiver<Arc<NodeFacts>>,
@@ -57,7 +54,6 @@ impl Context {
             directories,
             cgroups,
             runtime,
-            control_plane,
             recorder,
             statuses,
             node,
@@ -87,6 +83,15 @@ pub(crate) struct Seen {
     pub(crate) pod: Arc<Pod>,
     pub(crate) observed: Arc<Observed>,
     pub(crate) condition: Condition,
+    /// Why containers wait, by name, as far as it is known.
+    pub(crate) waiting: BTreeMap<String, String>,
+}
+
+impl Seen {
+    /// Containers that must end before the others start.
+    pub(crate) fn has_init_containers(&self) -> bool {
+        self.pod.spec.as_ref().is_some_and(|spec| spec.init_containers.as_ref().is_some_and(|all| !all.is_empty()))
+    }
 }
 
 /// The pods of this node, as their tasks saw them last; for logs, exec, statistics and health.
@@ -116,7 +121,7 @@ impl Registry {
     pub(crate) fn set(&self, pod: &PodIdentity, seen: Seen) {
         let same = self.with(|pods| {
             let same = pods.get(pod).is_some_and(|old| {
-                old.condition == seen.condition && Arc::ptr_eq(&old.pod, &seen.pod) && old.observed == seen.observed
+                old.condition == seen.condition && old.observed == seen.observed && old.waiting == seen.waiting
             });
             pods.insert(pod.clone(), seen);
             same

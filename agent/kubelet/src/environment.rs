@@ -201,7 +201,8 @@ fn value_from(lookup: &Lookup<'_>, container: &Container, source: &EnvVarSource)
             }
         };
     }
-    Err("the source of the variable is of no kind this node knows".into())
+    // The API has warned that variables of other kinds are not set.
+    Ok(None)
 }
 
 /// The value of a field of the pod, for variables and downward API files; `None` for a path that is not offered.

@@ -1,6 +1,5 @@
 //! A control plane for tests: takes every request, remembers it, and can be away.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -22,22 +21,17 @@ pub(crate) struct Recorded {
 pub(crate) struct RecordingControlPlane {
     requests: watch::Sender<Vec<Recorded>>,
     connected: watch::Sender<bool>,
-    archive: Mutex<Vec<u8>>,
 }
 
 impl Default for RecordingControlPlane {
     fn default() -> Self {
-        Self { requests: watch::Sender::new(Vec::new()), connected: watch::Sender::new(true), archive: Mutex::default() }
+        Self { requests: watch::Sender::new(Vec::new()), connected: watch::Sender::new(true) }
     }
 }
 
 impl RecordingControlPlane {
     pub(crate) fn set_connected(&self, connected: bool) {
         self.connected.send_replace(connected);
-    }
-
-    pub(crate) fn set_archive(&self, archive: Vec<u8>) {
-        *self.archive.lock().unwrap() = archive;
     }
 
     pub(crate) fn requests(&self) -> Vec<Recorded> {
@@ -69,8 +63,7 @@ impl ControlPlane for RecordingControlPlane {
     }
 
     fn image_archive(&self, _name: String) -> BoxFuture<'static, Result<Box<dyn AsyncRead + Send + Unpin>, Offline>> {
-        let archive = std::io::Cursor::new(self.archive.lock().unwrap().clone());
-        async { Ok(Box::new(archive) as Box<dyn AsyncRead + Send + Unpin>) }.boxed()
+        async { Ok(Box::new(std::io::Cursor::new(Vec::new())) as Box<dyn AsyncRead + Send + Unpin>) }.boxed()
     }
 
     fn connected(&self) -> watch::Receiver<bool> {

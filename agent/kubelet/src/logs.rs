@@ -4,4 +4,6 @@ pub(crate) mod line;
 mod reader;
 pub(crate) mod rotation;
 
-pub(crate) use reader::{LogReader, Options};
+pub(crate) mod serve;
+
+use reader::{LogReader, Options};

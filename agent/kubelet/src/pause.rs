@@ -10,12 +10,12 @@ pub const IMAGE: &str = "minidc.local/pause:1";
 /// The program, a static executable of about a kilobyte.
 pub const PROGRAM: &[u8] = include_bytes!(env!("MINIDC_PAUSE"));
 
-/// The image as an archive that `ctr images import` takes.
+/// The image, called `name`, as an archive that `ctr images import` takes.
 ///
 /// # Errors
 /// None in practice: the archive is written to memory.
-pub fn archive() -> std::io::Result<Vec<u8>> {
+pub fn archive(name: &str) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    ImageBuilder::new(IMAGE).entrypoint(["/pause"]).file(File::program("/pause", PROGRAM)).write_to(&mut bytes)?;
+    ImageBuilder::new(name).entrypoint(["/pause"]).file(File::program("/pause", PROGRAM)).write_to(&mut bytes)?;
     Ok(bytes)
 }

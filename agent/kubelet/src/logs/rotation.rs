@@ -2,11 +2,47 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::observed::State;
+
+/// How often the lengths are looked at (Kubernetes' `containerLogMonitorInterval`).
+const PERIOD: Duration = Duration::from_secs(10);
 
 /// Length at which a log is rotated, in bytes (Kubernetes' default for `containerLogMaxSize`).
 pub(crate) const LONGEST: u64 = 10 << 20;
 /// Files kept of one container instance, the present one included; fewer than Kubernetes' five, for SD cards.
 pub(crate) const MOST_FILES: usize = 2;
+
+/// Rotates the logs of running containers until `shutdown`.
+pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
+    let mut tick = tokio::time::interval(PERIOD);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        for (pod, seen) in context.registry.all() {
+            for container in seen.observed.containers.iter().filter(|container| container.state == State::Running) {
+                let log = context.directories.container_log(&pod, &container.name, container.attempt);
+                match rotate(&log, LONGEST) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        if let Err(error) = context.runtime.reopen_log(&container.id).await {
+                            tracing::warn!(%pod, container = container.name, %error, "the log was renamed but not opened anew");
+                        }
+                    }
+                    Err(error) => tracing::warn!(log = %log.display(), %error, "cannot rotate a log"),
+                }
+            }
+        }
+    }
+}
 
 /// The rotated files of a log, the oldest first: `0.log.20260102-030405`.
 pub(crate) fn rotated(log: &Path) -> Vec<PathBuf> {

@@ -429,7 +429,8 @@ impl Worker {
             Intent::Run if running == wanted => Condition::Running,
             _ => Condition::Quiet,
         };
-        let seen = Seen { pod: input.pod.clone(), observed: Arc::new(observed.clone()), condition };
+        let waiting = self.waiting.iter().map(|(name, waiting)| (name.clone(), waiting.reason.clone())).collect();
+        let seen = Seen { pod: input.pod.clone(), observed: Arc::new(observed.clone()), condition, waiting };
         self.context.registry.set(&self.identity, seen);
     }
 
