@@ -12,7 +12,7 @@
 //!
 //! # Current limitations
 //! - Server-side apply (`application/apply-patch+yaml`) is answered with 415; `metadata.managedFields` is not kept.
-//! - Bodies are JSON, or YAML on the way in; no protobuf, no CBOR, no compression.
+//! - Answers are JSON; bodies may also be YAML or Kubernetes protobuf. No CBOR, no compression.
 //! - Lists show the present state; `resourceVersionMatch=Exact` for an older one is answered with 410. The pages of a
 //!   list are consistent for five minutes and for the eight newest paged lists.
 //! - Users and rules are a table in this crate; there are no RBAC objects, service accounts or tokens yet.
