@@ -155,7 +155,11 @@ mod tests {
             ("application/cbor", Err(415)),
         ] {
             let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, content_type.parse().unwrap())]);
-            assert_eq!(body_form(&headers).map_err(|failure| failure.code()), form, "{content_type}");
+            assert_eq!(
+                body_form(&headers).map_err(|failure| failure.code()),
+                form,
+                "{content_type}"
+            );
         }
     }
 }
