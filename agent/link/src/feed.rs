@@ -1,10 +1,10 @@
 //! The node's copy of what it is to run: applies the feed, hands it on, keeps it on disk.
 //!
-//! Nothing is taken away before [`Feed::End`]: objects of a snapshot are added as they come, and what the snapshot did not
-//! name goes at its end. The file (postcard, 0600: it holds secrets) is written at most once per [`WRITE_INTERVAL`], and only
+//! A snapshot takes effect as a whole, at its [`Feed::End`]: until then the node goes on with what it has, so an interrupted
+//! snapshot changes nothing, and absence counts only once everything was said. The file (postcard, 0600: it holds secrets) is written at most once per [`WRITE_INTERVAL`], and only
 //! when something changed that a node alone would need: status and resource versions are not such a thing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub struct Entry {
 pub struct FeedState {
     /// A snapshot was received whole since this program started: what is not here is not wanted. Stays true when the link goes.
     pub synced: bool,
-    /// The objects are those that were on disk at the start, or were so before the snapshot that is coming in.
+    /// The objects are those that were on disk at the start: no snapshot was received whole since.
     pub from_disk: bool,
     /// The store they came from, and the newest revision seen of it.
     pub store: Option<StoreId>,
@@ -83,8 +83,8 @@ pub struct Keeper {
 
 #[derive(Default)]
 struct Working {
-    /// Keys seen in the snapshot that is coming in.
-    snapshot: Option<HashSet<Key>>,
+    /// The snapshot that is coming in.
+    snapshot: Option<BTreeMap<Key, Entry>>,
     dirty: bool,
 }
 
@@ -144,7 +144,7 @@ impl Keeper {
     /// A snapshot of `store` follows.
     pub fn begin(&self, store: StoreId) {
         let mut working = self.lock();
-        working.snapshot = Some(HashSet::new());
+        working.snapshot = Some(BTreeMap::new());
         let previous = self.store();
         if previous.is_none_or(|previous| previous.identity != store.identity) {
             working.dirty = true;
@@ -153,32 +153,33 @@ impl Keeper {
         self.state.send_modify(|state| Arc::make_mut(state).store = Some(store));
     }
 
-    /// Applies one element. Items of a snapshot, which can be many, are announced with its end, the first excepted.
+    /// Applies one element. Those of a snapshot are set aside until its end.
     pub fn apply(&self, element: Feed) {
         let mut working = self.lock();
         let mut essential = false;
-        self.state.send_modify(|state| {
-            let state = Arc::make_mut(state);
-            essential = match element {
-                Feed::Item(item) => {
-                    if let Some(snapshot) = &mut working.snapshot {
-                        snapshot.insert((item.kind, item.namespace.clone(), item.name.clone()));
-                    }
-                    state.seen(item.revision);
-                    state.change(item)
-                }
-                Feed::End { revision } => {
+        match (element, &mut working.snapshot) {
+            (Feed::Item(item), Some(snapshot)) => {
+                change(snapshot, item);
+            }
+            (Feed::Item(item), None) => self.state.send_modify(|state| {
+                let state = Arc::make_mut(state);
+                state.seen(item.revision);
+                essential = change(&mut state.items, item);
+            }),
+            (Feed::End { revision }, _) => {
+                let snapshot = working.snapshot.take();
+                self.state.send_modify(|state| {
+                    let state = Arc::make_mut(state);
                     state.seen(revision);
-                    let before = state.items.len();
-                    if let Some(snapshot) = working.snapshot.take() {
-                        state.items.retain(|key, _| snapshot.contains(key));
+                    if let Some(items) = snapshot {
+                        essential = !same(&state.items, &items);
+                        state.items = items;
                     }
                     state.synced = true;
                     state.from_disk = false;
-                    state.items.len() != before
-                }
-            };
-        });
+                });
+            }
+        }
         if essential {
             working.dirty = true;
             self.changed.notify_one();
@@ -240,21 +241,28 @@ impl FeedState {
             store.revision = store.revision.max(revision);
         }
     }
+}
 
-    /// Returns whether something changed that belongs on disk.
-    fn change(&mut self, item: FeedItem) -> bool {
-        let key = (item.kind, item.namespace, item.name);
-        match item.op {
-            FeedOp::Put(json) => {
-                let entry = Entry::new(item.kind, item.revision, json);
-                let essence = entry.essence;
-                self.items
-                    .insert(key, entry)
-                    .is_none_or(|before| before.essence != essence)
-            }
-            FeedOp::Delete => self.items.remove(&key).is_some(),
+/// Returns whether something changed that belongs on disk.
+fn change(items: &mut BTreeMap<Key, Entry>, item: FeedItem) -> bool {
+    let key = (item.kind, item.namespace, item.name);
+    match item.op {
+        FeedOp::Put(json) => {
+            let entry = Entry::new(item.kind, item.revision, json);
+            let essence = entry.essence;
+            items.insert(key, entry).is_none_or(|before| before.essence != essence)
         }
+        FeedOp::Delete => items.remove(&key).is_some(),
     }
+}
+
+/// Whether two states are the same as far as the disk is concerned.
+fn same(one: &BTreeMap<Key, Entry>, other: &BTreeMap<Key, Entry>) -> bool {
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .all(|((key, entry), (other_key, other))| key == other_key && entry.essence == other.essence)
 }
 
 impl Entry {
@@ -380,7 +388,10 @@ mod tests {
         // The link breaks; a new snapshot comes without b.
         keeper.begin(STORE);
         keeper.apply(put(FeedKind::Pod, "c", 12, "{}"));
-        assert_eq!(names(&keeper), ["a", "b", "c"]);
+        // It breaks again before the end, and comes back.
+        keeper.begin(STORE);
+        keeper.apply(put(FeedKind::Pod, "c", 12, "{}"));
+        assert_eq!(names(&keeper), ["a", "b"]);
         keeper.apply(put(FeedKind::Pod, "a", 1, "{}"));
         keeper.apply(Feed::End { revision: 12 });
         assert_eq!(names(&keeper), ["a", "c"]);

@@ -36,6 +36,7 @@
 //! - One control plane: the node keeps one link. Several would need one link each and a merged feed.
 //! - Requests of a node to the API ride on the control stream and are limited to
 //!   [`protocol::MAX_FRAME`] bytes in either direction.
+//! - Handshakes and failed joins are bounded, connections that have not yet said what they want are not, except by time.
 //! - There is no way to change the cluster's CA other than a new cluster.
 
 pub mod admission;

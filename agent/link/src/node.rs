@@ -167,17 +167,14 @@ impl NodeLink {
     /// Keeps the link up until `shutdown`. Fails only when the identity on disk can be neither read nor written.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let shared = Arc::clone(&self.shared);
-        let writing = shared.keeper.run(shutdown.clone());
-        let linking = Box::pin(self.keep(shutdown));
-        // A failure of the link must not keep the desired state from being written.
-        tokio::pin!(writing);
-        let result = tokio::select! {
-            result = linking => result,
-            () = &mut writing => return Ok(()),
-        };
-        if result.is_ok() {
-            writing.await;
-        }
+        // Writing ends after the link, so that what came last is on disk.
+        let done = CancellationToken::new();
+        let linking = Box::pin(async {
+            let result = self.keep(shutdown).await;
+            done.cancel();
+            result
+        });
+        let (result, ()) = tokio::join!(linking, shared.keeper.run(done.clone()));
         result
     }
 }

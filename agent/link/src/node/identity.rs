@@ -241,6 +241,12 @@ impl ClusterIdentity {
                     && present.pin == self.pin().to_string() =>
             {
                 if present.certificate.is_some() {
+                    if present.last_good != Some(server) {
+                        file.write(&NodeIdentity {
+                            last_good: Some(server),
+                            ..present.clone()
+                        })?;
+                    }
                     return present.key_hash();
                 }
                 present

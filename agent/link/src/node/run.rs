@@ -31,12 +31,10 @@ pub(super) enum Outcome {
     Again,
     /// No address is known.
     Nothing { note: String },
-    /// It may work soon.
+    /// It may work soon; or a session has ended.
     Failed { reason: String },
     /// Only a person can help.
     Refused { code: RefusalCode, reason: String },
-    /// A session has ended.
-    Lost { reason: String, lasted: Duration },
     /// We were told to stop.
     Stopped,
 }
@@ -97,13 +95,6 @@ impl Link {
                     (self.config.server.as_ref().map(|_| RESOLVE_AGAIN), true)
                 }
                 Outcome::Failed { reason } => {
-                    self.away(reason);
-                    (Some(self.backoff.failed()), true)
-                }
-                Outcome::Lost { reason, lasted } => {
-                    if lasted >= GOOD_SESSION {
-                        self.backoff.reset();
-                    }
                     self.away(reason);
                     (Some(self.backoff.failed()), true)
                 }
@@ -437,15 +428,15 @@ impl Link {
             shutdown,
         ))
         .await?;
-        let lasted = began.elapsed();
-        if lasted >= GOOD_SESSION {
+        if began.elapsed() >= GOOD_SESSION {
             self.away = None;
             self.certificates = 0;
+            self.backoff.reset();
         }
         Ok(match ended {
             Ended::Stopped => Outcome::Stopped,
             Ended::Adopted => Outcome::Again,
-            Ended::Lost(reason) => Outcome::Lost { reason, lasted },
+            Ended::Lost(reason) => Outcome::Failed { reason },
             Ended::Refused { code, reason } => Outcome::Refused { code, reason },
         })
     }

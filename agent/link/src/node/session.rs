@@ -234,13 +234,15 @@ impl Work<'_> {
         lowered
     }
 
-    /// How long until half of the certificate's life is over, by the control plane's clock (Unix seconds).
+    /// How long until half of the certificate's life is over, by the control plane's clock (Unix seconds). Never longer than that half,
+    /// also when that clock has gone back.
     fn renewal_due(&self, now: u64) -> Duration {
         Duration::from_secs(
             self.identity
                 .not_after()
                 .saturating_sub(now)
-                .saturating_sub(NODE_LIFETIME / 2),
+                .saturating_sub(NODE_LIFETIME / 2)
+                .min(NODE_LIFETIME / 2),
         )
     }
 

@@ -125,7 +125,12 @@ impl Server {
             live: &live,
             outbox: &outbox,
         };
+        let working = Box::pin(work.run(reader, handles.inbound, handles.share));
+        // The work first: the connection may have ended with a last word that is yet to be read.
         let end = tokio::select! {
+            biased;
+            end = working => end,
+            refusal = live.ending() => End::Refused(refusal),
             ended = &mut driver => End::Lost(ended.unwrap_or_else(|error| error.to_string())),
             ended = &mut writer => End::Lost(match ended {
                 Ok(Ok(())) => "the control stream is closed".into(),
@@ -133,8 +138,6 @@ impl Server {
                 Err(error) => error.to_string(),
             }),
             () = handles.heard.silence() => End::Lost("nothing was heard of the node for 3 s".into()),
-            refusal = live.ending() => End::Refused(refusal),
-            end = Box::pin(work.run(reader, handles.inbound, handles.share)) => end,
         };
         let reason = match &end {
             End::Refused(refusal) => &refusal.reason,
@@ -205,6 +208,7 @@ impl Work<'_> {
         }
         let (latest, heartbeats) = watch::channel(None);
         tokio::select! {
+            biased;
             end = self.read(reader, latest) => end,
             end = self.feed() => end,
             end = self.heartbeats(heartbeats) => end,
@@ -322,7 +326,8 @@ impl Work<'_> {
             let stream = Windowed::new(stream, share.clone());
             serving.spawn(serve_stream(Arc::clone(self.control()), self.live.node.clone(), stream));
         }
-        End::Lost("the connection has ended".into())
+        // The connection has ended; whoever drives it says why.
+        std::future::pending().await
     }
 }
 

@@ -120,6 +120,8 @@ fn pipe(
                 return;
             }
         }
+        // The end of a connection does not get through either.
+        let _ = hold.wait_for(|hold| !hold).await;
     });
     (queue, sending)
 }

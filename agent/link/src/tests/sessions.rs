@@ -188,6 +188,23 @@ async fn stopping_control_plane_says_goodbye() {
     node.connected().await;
 }
 
+#[tokio::test]
+async fn stopping_node_says_goodbye() {
+    let cluster = Cluster::start().await;
+    let node = cluster.node("pi-2", Some(cluster.token(None)));
+    node.connected().await;
+    node.stop().await;
+    cluster.happened("disconnected pi-2", 1).await;
+    assert!(
+        cluster
+            .control
+            .last_reason
+            .lock()
+            .unwrap()
+            .contains("this node is stopping")
+    );
+}
+
 /// A session by hand, which sends these bytes on the control stream; returns how the server ended it.
 async fn misbehave(cluster: &Cluster, identity: &crate::node::NodeIdentity, hello: bool, bytes: &[u8]) -> String {
     let mut stream = open(cluster.address, &cluster.identity, Some(identity)).await;

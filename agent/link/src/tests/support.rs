@@ -61,6 +61,7 @@ pub(super) struct FakeControl {
     pub(super) events: watch::Sender<Vec<String>>,
     pub(super) refusals: watch::Sender<Vec<(Option<String>, RefusalCode)>>,
     pub(super) heartbeats: watch::Sender<Vec<(String, Heartbeat)>>,
+    pub(super) last_reason: Mutex<String>,
     version: AtomicU64,
 }
 
@@ -79,6 +80,7 @@ impl Default for FakeControl {
             events: watch::Sender::new(Vec::new()),
             refusals: watch::Sender::new(Vec::new()),
             heartbeats: watch::Sender::new(Vec::new()),
+            last_reason: Mutex::default(),
             version: AtomicU64::new(1),
         }
     }
@@ -157,8 +159,12 @@ impl ControlPlane for FakeControl {
         .boxed()
     }
 
-    fn disconnected<'a>(&'a self, node: &'a str, _reason: &'a str) -> BoxFuture<'a, ()> {
-        async move { self.note(format!("disconnected {node}")) }.boxed()
+    fn disconnected<'a>(&'a self, node: &'a str, reason: &'a str) -> BoxFuture<'a, ()> {
+        async move {
+            reason.clone_into(&mut self.last_reason.lock().unwrap());
+            self.note(format!("disconnected {node}"));
+        }
+        .boxed()
     }
 
     fn feed(&self, _node: &str) -> BoxStream<'static, Feed> {
