@@ -56,10 +56,10 @@ pub fn run(command: &mut Command) -> Result<String> {
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("start {command:?}"))?;
-    checked(&format!("{command:?}"), output)
+    checked(&format!("{command:?}"), &output)
 }
 
-fn checked(what: &str, output: Output) -> Result<String> {
+fn checked(what: &str, output: &Output) -> Result<String> {
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(out);
@@ -208,7 +208,7 @@ impl Rack {
             .write_all(input.as_bytes())?;
         let output = child.wait_with_output()?;
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        Ok(checked(&format!("{command:?} with\n{input}\n"), output)? + &errors)
+        Ok(checked(&format!("{command:?} with\n{input}\n"), &output)? + &errors)
     }
 
     /// `kubectl get … -o json`.

@@ -91,7 +91,17 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         },
     );
     api.bootstrap().await.context("make the first namespaces")?;
-    let sessions = Arc::new(Sessions::new(api.clone(), images, config.server.pod_range.clone()));
+    let local_node = if config.server.node {
+        Some(node::name(&config)?)
+    } else {
+        None
+    };
+    let sessions = Arc::new(Sessions::new(
+        api.clone(),
+        images,
+        config.server.pod_range.clone(),
+        local_node,
+    ));
     let link = Server::new(Arc::clone(&identity), sessions);
     let _ = dialer.link.set(link.clone());
 

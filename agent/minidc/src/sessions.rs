@@ -1,6 +1,6 @@
 //! The control plane's end of the link: what `minidc_link` asks for, answered by the API server.
 //!
-//! The only writer of a node's Lease, of its `minidc.dev/led` annotation and of its metrics (from heartbeats), and of
+//! The only writer of a node's Lease, of its `minidc.dev` annotations, its role label and its metrics (from heartbeats), and of
 //! `jointokens` and `nodeidentities` (as the link decides).
 
 use std::{
@@ -31,6 +31,8 @@ const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/le
 pub(crate) const LED_ANNOTATION: &str = "minidc.dev/led";
 /// Seconds that a Lease says it is good for; who judges nodes looks at renewals, not at this.
 const LEASE_SECONDS: u32 = 5;
+/// Label that makes `kubectl get nodes` show the role.
+const CONTROL_PLANE_ROLE: &str = "node-role.kubernetes.io/control-plane";
 /// Annotation with the range that all nodes' pod ranges are cut from; each node reads it from its own object.
 pub(crate) const POD_RANGE_ANNOTATION: &str = "minidc.dev/pod-range";
 
@@ -40,19 +42,22 @@ pub(crate) struct Sessions {
     own: Local,
     images: PathBuf,
     pod_range: String,
+    /// The node in this process, if there is one: only the control plane itself may give a node its role.
+    local_node: Option<String>,
     /// Last LED state written per node, so that only changes become writes.
     leds: Mutex<HashMap<String, String>>,
 }
 
 impl Sessions {
     /// `images` is the directory of the image archives, `pod_range` the range of all pods.
-    pub(crate) fn new(api: ApiServer, images: PathBuf, pod_range: String) -> Self {
+    pub(crate) fn new(api: ApiServer, images: PathBuf, pod_range: String, local_node: Option<String>) -> Self {
         let own = Local::new(&api, "system:minidc", &["system:masters"]);
         Self {
             api,
             own,
             images,
             pod_range,
+            local_node,
             leds: Mutex::default(),
         }
     }
@@ -129,7 +134,11 @@ impl Sessions {
         if known {
             return;
         }
-        let patch = json!({"metadata": {"annotations": {LED_ANNOTATION: led, POD_RANGE_ANNOTATION: self.pod_range}}});
+        let mut patch =
+            json!({"metadata": {"annotations": {LED_ANNOTATION: led, POD_RANGE_ANNOTATION: self.pod_range}}});
+        if self.local_node.as_deref() == Some(node) {
+            patch["metadata"]["labels"] = json!({CONTROL_PLANE_ROLE: ""});
+        }
         let (status, _) = self
             .own
             .call(

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     let trials = promises.into_iter().map(|(name, prove)| {
         let rack = rack.clone();
         Trial::test(name, move || {
-            prove(&rack).map_err(|error| Failed::from(format!("{error:?}")))
+            prove(&rack).map_err(|error| Failed::from(format!("{error:#}")))
         })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());

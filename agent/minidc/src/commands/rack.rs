@@ -147,16 +147,17 @@ async fn up(name: &str, nodes: u32, images: Vec<PathBuf>) -> anyhow::Result<()> 
     };
     let rack = built.rack;
     let kubeconfig = rack_kubeconfig(&rack);
-    if built.already_running {
+    // a rack whose start was cut short after its boards were up has no kubeconfig yet: the rest is done now
+    if built.already_running && kubeconfig.exists() {
         println!(
             "rack {name} is already running with {} nodes; nothing was changed",
             rack.nodes()
         );
         return summary(&rack, &kubeconfig).await;
     }
+    wait_for_control_plane(&rack).await?;
     let text = std::fs::read_to_string(rack.node_path(1, SERVER_KUBECONFIG))?;
-    kubeconfig::write_private(&kubeconfig, &text)?;
-    let mut api = Client::connect(&kubeconfig).await?;
+    let mut api = Client::connect(&rack.node_path(1, SERVER_KUBECONFIG)).await?;
     wait_until_ready(&mut api, &rack, &*progress).await?;
 
     let start = Instant::now();
@@ -175,6 +176,8 @@ async fn up(name: &str, nodes: u32, images: Vec<PathBuf>) -> anyhow::Result<()> 
             start.elapsed(),
         );
     }
+    // last: its being there says that the rack is complete
+    kubeconfig::write_private(&kubeconfig, &text)?;
     progress.done("the whole rack", begin.elapsed());
     println!();
     summary(&rack, &kubeconfig).await
