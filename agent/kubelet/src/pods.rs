@@ -26,6 +26,8 @@ use worker::{Bell, Input, Worker};
 
 /// Everything is looked at this often, in case an event was lost.
 const RELIST: Duration = Duration::from_secs(60);
+/// Between containerd's event of a new image and its CRI part knowing it.
+const IMAGE_SETTLES: Duration = Duration::from_millis(100);
 /// Wait before a look that failed is repeated.
 const RELIST_AGAIN: Duration = Duration::from_secs(2);
 
@@ -72,9 +74,20 @@ impl Pods {
         let mut relist = tokio::time::interval(RELIST);
         relist.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.desired.mark_changed();
+        let mut images_at = None;
         loop {
+            let images_settled = async {
+                match images_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = shutdown.cancelled() => break,
+                () = images_settled => {
+                    images_at = None;
+                    self.context.images_changed.send_modify(|count| *count += 1);
+                }
                 changed = self.desired.changed() => {
                     if changed.is_err() {
                         break;
@@ -91,8 +104,8 @@ impl Pods {
                         self.tasks.values().for_each(|task| task.bell.ring(None));
                         relist.reset_immediately();
                     }
-                    RuntimeEvent::Container { id } => self.touched(&id).await,
-                    RuntimeEvent::Images => self.context.images_changed.send_modify(|count| *count += 1),
+                    RuntimeEvent::Container { id, ended } => self.touched(&id, ended).await,
+                    RuntimeEvent::Images => images_at = Some(tokio::time::Instant::now() + IMAGE_SETTLES),
                 },
                 _ = relist.tick() => if let Err(error) = self.relist().await {
                     tracing::debug!(%error, "the runtime cannot be listed");
@@ -178,24 +191,21 @@ impl Pods {
         self.tasks.insert(identity.uid, Task { input: sender, bell, fingerprint: Vec::new() });
     }
 
-    async fn touched(&mut self, id: &str) {
+    /// Rings for the pod that a container or sandbox belongs to.
+    async fn touched(&mut self, id: &str, ended: bool) {
         if !self.owners.contains_key(id) {
-            // A container that has just been made: who owns it is seen from the lists its task has looked at.
-            self.learn_owners();
+            // Made since the last look; the runtime knows whose it is.
+            let runtime = &self.context.runtime;
+            let labels = match runtime.container_status(id).await {
+                Ok(status) => status.labels,
+                Err(_) => runtime.sandbox_status(id).await.map(|status| status.labels).unwrap_or_default(),
+            };
+            if let Some(uid) = labels.get(label::POD_UID) {
+                self.owners.insert(id.to_owned(), uid.clone());
+            }
         }
         if let Some(task) = self.owners.get(id).and_then(|uid| self.tasks.get(uid)) {
-            task.bell.ring(Some(id));
-        }
-    }
-
-    fn learn_owners(&mut self) {
-        for (pod, seen) in self.context.registry.all() {
-            let ids = seen.observed.sandboxes.iter().map(|sandbox| &sandbox.id);
-            for id in ids.chain(seen.observed.containers.iter().map(|container| &container.id)) {
-                if !self.owners.contains_key(id) {
-                    self.owners.insert(id.clone(), pod.uid.clone());
-                }
-            }
+            task.bell.ring(Some((id, ended)));
         }
     }
 

@@ -39,6 +39,8 @@ pub(crate) enum RuntimeEvent {
     Container {
         /// Id of the container or sandbox.
         id: String,
+        /// It has ended, though CRI may take a moment to say so too.
+        ended: bool,
     },
     /// The image store has changed: a pull or an import finished, or something was removed.
     Images,

@@ -240,6 +240,13 @@ fn patch(pod: &PodIdentity, status: &PodStatus) -> Value {
             list.insert(0, json!({"$patch": "replace"}));
         }
     }
+    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+        for field in ["message", "reason"] {
+            if condition.get(field).is_none() {
+                condition[field] = Value::Null;
+            }
+        }
+    }
     // A pod of the same name with another UID answers with a conflict.
     json!({"metadata": {"uid": pod.uid}, "status": status})
 }

@@ -32,6 +32,9 @@ const RETRY_LONGEST: Duration = Duration::from_secs(30);
 const LEAST_GRACE: i64 = 2;
 /// How often the same steps are done in a row at full speed.
 const MOST_REPEATS: u32 = 3;
+/// First wait for CRI to notice an end that containerd has told, and when to leave it to the next relist.
+const LAG_FIRST: Duration = Duration::from_millis(20);
+const LAG_LONGEST: Duration = Duration::from_secs(30);
 /// An end may be followed by the news that memory was the reason.
 const SETTLING: Duration = Duration::from_secs(2);
 
@@ -50,21 +53,22 @@ pub(crate) struct Input {
 /// How a task is reached.
 #[derive(Default)]
 pub(crate) struct Bell {
-    /// Containers that something happened to.
-    touched: Mutex<BTreeSet<String>>,
+    /// Containers and sandboxes that something happened to, and whether that was their end.
+    touched: Mutex<BTreeMap<String, bool>>,
     rung: Notify,
 }
 
 impl Bell {
     /// Something happened to a container or sandbox of the pod.
-    pub(crate) fn ring(&self, id: Option<&str>) {
-        if let Some(id) = id {
-            self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+    pub(crate) fn ring(&self, what: Option<(&str, bool)>) {
+        if let Some((id, ended)) = what {
+            let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+            *touched.entry(id.to_owned()).or_default() |= ended;
         }
         self.rung.notify_one();
     }
 
-    fn take(&self) -> BTreeSet<String> {
+    fn take(&self) -> BTreeMap<String, bool> {
         std::mem::take(&mut *self.touched.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -92,6 +96,8 @@ pub(crate) struct Worker {
     /// Containers whose end has been asked for, so that the event is said once.
     killing: BTreeSet<String>,
     stopping_since: Option<Instant>,
+    /// What has ended by containerd's word, since when, and the next wait for CRI to say the same.
+    ending: BTreeMap<String, (Instant, Duration)>,
     warned_fields: bool,
     /// The steps done last, and how often in a row before.
     last_actions: (Vec<Action>, u32),
@@ -118,6 +124,7 @@ impl Worker {
             failures: BTreeMap::new(),
             killing: BTreeSet::new(),
             stopping_since: None,
+            ending: BTreeMap::new(),
             warned_fields: false,
             last_actions: (Vec::new(), 0),
         };
@@ -168,9 +175,17 @@ impl Worker {
                 self.stopping_since.get_or_insert_with(Instant::now);
             }
             let touched = self.bell.take();
-            self.seen.retain(|id, _| !touched.contains(id));
+            self.seen.retain(|id, _| !touched.contains_key(id));
+            let now = Instant::now();
+            self.ending.extend(touched.into_iter().filter(|(_, ended)| *ended).map(|(id, _)| (id, (now, LAG_FIRST))));
             let step = match self.observe().await {
-                Ok(observed) => self.step(&input, &observed).await,
+                Ok(observed) => {
+                    let lag = self.lag(&observed);
+                    match self.step(&input, &observed).await {
+                        Step::Wait(after) => Step::Wait(after.into_iter().chain(lag).min()),
+                        step => step,
+                    }
+                }
                 Err(error) => {
                     tracing::debug!(pod = %self.identity, %error, "the runtime cannot be asked");
                     Step::Wait(Some(self.later("observe")))
@@ -193,6 +208,23 @@ impl Worker {
                 images.mark_unchanged();
             }
         }
+    }
+
+    /// When to look again because CRI still shows as running what has ended: it hears of that after us.
+    fn lag(&mut self, observed: &Observed) -> Option<Duration> {
+        let alive = |id: &str| {
+            observed.containers.iter().any(|container| container.id == id && container.state == State::Running)
+                || observed.sandboxes.iter().any(|sandbox| sandbox.id == id && sandbox.ready)
+        };
+        self.ending.retain(|id, (since, _)| alive(id) && since.elapsed() < LAG_LONGEST);
+        self.ending
+            .values_mut()
+            .map(|(_, delay)| {
+                let present = *delay;
+                *delay *= 2;
+                present
+            })
+            .min()
     }
 
     /// An import or another pod's pull may have brought what was missing: look at once.

@@ -51,7 +51,7 @@ pub(crate) fn events(channel: Channel) -> BoxStream<'static, RuntimeEvent> {
 /// containerd sends nothing, not even headers, before the first event. So that it is known when the subscription
 /// stands, an event of our own is published until it comes back.
 async fn subscribe(channel: Channel, sender: &mpsc::Sender<RuntimeEvent>) -> bool {
-    let filter = |topic: &str| format!("namespace=={NAMESPACE},topic=={topic}");
+    let filter = |topic: &str| format!("namespace=={NAMESPACE:?},topic=={topic:?}");
     let topics =
         [OPENED, "/tasks/start", "/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete"];
     let mut client = EventsClient::new(channel.clone());
@@ -60,8 +60,12 @@ async fn subscribe(channel: Channel, sender: &mpsc::Sender<RuntimeEvent>) -> boo
         answer = subscription => answer,
         () = knock(channel) => return false,
     };
-    let Ok(answer) = answer else {
-        return false;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::debug!(%error, "cannot subscribe to the events of containerd");
+            return false;
+        }
     };
     let mut stream = answer.into_inner();
     if sender.send(RuntimeEvent::Opened).await.is_err() {
@@ -98,6 +102,7 @@ fn event_of(envelope: &Envelope) -> Option<RuntimeEvent> {
         return Some(RuntimeEvent::Images);
     }
     let bytes = envelope.event.as_ref()?.value.as_slice();
+    let ended = envelope.topic == "/tasks/exit";
     let id = match envelope.topic.as_str() {
         // The exit of an exec session carries its own id; only a container's main process counts.
         "/tasks/exit" => TaskExit::decode(bytes).ok().filter(|exit| exit.id == exit.container_id)?.container_id,
@@ -105,5 +110,5 @@ fn event_of(envelope: &Envelope) -> Option<RuntimeEvent> {
         "/tasks/oom" => TaskOom::decode(bytes).ok()?.container_id,
         _ => return None,
     };
-    Some(RuntimeEvent::Container { id })
+    Some(RuntimeEvent::Container { id, ended })
 }

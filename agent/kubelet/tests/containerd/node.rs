@@ -101,9 +101,9 @@ impl Node {
                 let _ = Command::new("kill").args(["-9", &pid]).stderr(Stdio::null()).status();
             }
         }
-        let script = "ip link del cni0 2>/dev/null; rm -rf /run/containerd /run/netns/*; \
-                      awk '$5 ~ /kubernetes.io~|volume-subpaths|containerd/ {print $5}' /proc/self/mountinfo | tac | \
-                      while read -r point; do umount -l \"$point\"; done; \
+        let script = "ip link del cni0 2>/dev/null; \
+                      awk '$5 ~ /kubernetes.io~|volume-subpaths|containerd|netns\\/cni-/ {print $5}' /proc/self/mountinfo | tac | \
+                      while read -r point; do umount -l \"$point\"; done; rm -rf /run/containerd /run/netns/*; \
                       find /sys/fs/cgroup/*/minidc -depth -type d -exec rmdir {} + 2>/dev/null; true";
         assert!(Command::new("bash").args(["-c", script]).status().unwrap().success());
     }
