@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 /// Interfaces whose addresses mean nothing to other machines.
-fn is_inner(name: &str) -> bool {
+pub(crate) fn is_inner(name: &str) -> bool {
     ["lo", "cni", "veth", "docker", "br-"]
         .iter()
         .any(|prefix| name.starts_with(prefix))

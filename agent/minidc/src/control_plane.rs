@@ -16,7 +16,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    addresses,
+    addresses, carrier,
     commands::kubeconfig::{Contents, with_address, write_private},
     config::Config,
     listener::Listener,
@@ -132,6 +132,9 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let pod_range = config.server.pod_range.parse().context("pod-range")?;
     let mut options = minidc_controllers::Options::new(pod_range);
     options.node_silence = Duration::from_millis(config.server.node_silence_ms);
+    let cut_off = tokio::sync::watch::Sender::new(false);
+    options.evictions_paused = cut_off.subscribe();
+    parts.spawn(carrier::watch(cut_off, shutdown.clone()));
     let stop = shutdown.clone();
     parts.spawn(async move { Ok(minidc_controllers::run(clients, options, stop).await?) });
     let announcement = Announcement {

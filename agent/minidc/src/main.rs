@@ -6,6 +6,7 @@
 //! - SIGHUP does nothing: a changed configuration file is read at the next start.
 
 mod addresses;
+mod carrier;
 mod cli;
 mod client;
 mod commands;

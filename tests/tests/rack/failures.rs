@@ -25,6 +25,10 @@ pub(crate) const ALL: &[crate::Promise] = &[
         a_node_without_control_plane_keeps_its_pods_and_says_so,
     ),
     (
+        "a_control_plane_whose_own_cable_is_out_evicts_nobody",
+        a_control_plane_whose_own_cable_is_out_evicts_nobody,
+    ),
+    (
         "killed_containerd_keeps_pods_running",
         killed_containerd_keeps_pods_running,
     ),
@@ -186,6 +190,31 @@ fn a_node_without_control_plane_keeps_its_pods_and_says_so(rack: &Rack) -> Resul
         Ok(rack.ready_pods("app=web")?.len() == 3)
     })
     .map(drop)
+}
+
+fn a_control_plane_whose_own_cable_is_out_evicts_nobody(rack: &Rack) -> Result<()> {
+    let before = started(rack)?;
+    let boards = minidc_rack::Rack::open(&rack.name)?;
+    boards.cut_cable(1)?;
+    // the host reaches pi-1 over that cable too: what happens meanwhile is seen afterwards
+    let asked = eventually(
+        Duration::from_secs(20),
+        "the others say that the control plane is away",
+        || Ok(led(rack, "pi-2")?.contains("away") && led(rack, "pi-3")?.contains("away")),
+    );
+    // longer than silence and toleration together
+    std::thread::sleep(Duration::from_secs(10));
+    boards.join_cable(1)?;
+    asked?;
+    eventually(Duration::from_secs(20), "all nodes Ready", || {
+        Ok(rack
+            .kubectl(&["get", "nodes", "--no-headers"])?
+            .matches(" Ready ")
+            .count()
+            == 3)
+    })?;
+    ensure!(started(rack)? == before, "before:\n{before}after:\n{}", started(rack)?);
+    Ok(())
 }
 
 fn killed_containerd_keeps_pods_running(rack: &Rack) -> Result<()> {
