@@ -39,7 +39,7 @@ fn idle_seconds() -> Result<Duration> {
                     .next()
                     .context("--idle needs a number of seconds")?
                     .parse()
-                    .context("--idle")?
+                    .context("--idle")?;
             }
             // what `cargo bench` adds
             "--bench" => {}

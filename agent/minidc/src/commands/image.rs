@@ -170,9 +170,9 @@ pub(crate) async fn wait_for_nodes(api: &mut Client, image: &str, timeout: Durat
                 continue;
             }
             if is_ready(node) {
-                spread.late.push(name)
+                spread.late.push(name);
             } else {
-                spread.away.push(name)
+                spread.away.push(name);
             }
         }
         if spread.late.is_empty() || tokio::time::Instant::now() >= deadline {
@@ -249,7 +249,7 @@ fn percent_encode(text: &str) -> String {
     for byte in text.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => {
-                out.push(char::from(byte))
+                out.push(char::from(byte));
             }
             other => out.push_str(&format!("%{other:02X}")),
         }

@@ -246,7 +246,7 @@ async fn wait_for_control_plane(rack: &Rack) -> anyhow::Result<()> {
         match attempt.await {
             Ok((status, _)) if status.is_success() => return Ok(()),
             _ if Instant::now() < deadline && rack.power(1) == Power::On => {
-                tokio::time::sleep(Duration::from_millis(50)).await
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Ok((status, _)) => bail!("the control plane on pi-1 is not ready: {status}"),
             Err(error) => {

@@ -53,7 +53,7 @@ pub(crate) async fn run(arguments: ClientArgs, config: &Config) -> anyhow::Resul
             println!("pods:         {} running", status.pods);
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            println!("this machine: minidc does not run here")
+            println!("this machine: minidc does not run here");
         }
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     }
