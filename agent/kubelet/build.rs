@@ -13,22 +13,33 @@ fn main() {
     let target = variable("TARGET");
     let out = PathBuf::from(variable("OUT_DIR")).join("pause");
     let mut rustc = Command::new(variable("RUSTC"));
-    rustc.args(["--edition=2024", "--crate-type=bin", "--crate-name=pause", "--target", &target]).args([
-        "-Copt-level=s",
-        "-Cpanic=abort",
-        "-Cstrip=symbols",
-        "-Crelocation-model=static",
-        "-Clink-arg=-nostartfiles",
-        "-Clink-arg=-nostdlib",
-        "-Clink-arg=-static",
-        "-Clink-arg=-Wl,--build-id=none",
-        "-Clink-arg=-Wl,-n",
-    ]);
+    rustc
+        .args([
+            "--edition=2024",
+            "--crate-type=bin",
+            "--crate-name=pause",
+            "--target",
+            &target,
+        ])
+        .args([
+            "-Copt-level=s",
+            "-Cpanic=abort",
+            "-Cstrip=symbols",
+            "-Crelocation-model=static",
+            "-Clink-arg=-nostartfiles",
+            "-Clink-arg=-nostdlib",
+            "-Clink-arg=-static",
+            "-Clink-arg=-Wl,--build-id=none",
+            "-Clink-arg=-Wl,-n",
+        ]);
     if let Ok(linker) = env::var("RUSTC_LINKER") {
         rustc.arg(format!("-Clinker={linker}"));
     }
     rustc.arg("-o").arg(&out).arg("src/pause/main.rs");
     let status = rustc.status().unwrap_or_else(|error| panic!("run {rustc:?}: {error}"));
-    assert!(status.success(), "compile the pause program: {rustc:?} ended with {status}");
+    assert!(
+        status.success(),
+        "compile the pause program: {rustc:?} ended with {status}"
+    );
     println!("cargo::rustc-env=MINIDC_PAUSE={}", out.display());
 }

@@ -30,19 +30,34 @@ impl File {
     /// A file that may be run (mode 0755).
     #[must_use]
     pub fn program(path: impl Into<String>, data: impl Into<Vec<u8>>) -> Self {
-        Self { path: path.into(), kind: Kind::Regular { mode: 0o755, data: data.into() } }
+        Self {
+            path: path.into(),
+            kind: Kind::Regular {
+                mode: 0o755,
+                data: data.into(),
+            },
+        }
     }
 
     /// A file that may be read (mode 0644).
     #[must_use]
     pub fn data(path: impl Into<String>, data: impl Into<Vec<u8>>) -> Self {
-        Self { path: path.into(), kind: Kind::Regular { mode: 0o644, data: data.into() } }
+        Self {
+            path: path.into(),
+            kind: Kind::Regular {
+                mode: 0o644,
+                data: data.into(),
+            },
+        }
     }
 
     /// A symbolic link.
     #[must_use]
     pub fn link(path: impl Into<String>, target: impl Into<String>) -> Self {
-        Self { path: path.into(), kind: Kind::Link { target: target.into() } }
+        Self {
+            path: path.into(),
+            kind: Kind::Link { target: target.into() },
+        }
     }
 }
 
@@ -220,7 +235,11 @@ fn folder(layer: &mut tar::Builder<impl Write>, made: &mut BTreeSet<String>, pat
         folder(layer, made, parent)?;
     }
     let mode = if path == "tmp" { 0o1777 } else { 0o755 };
-    layer.append_data(&mut header(EntryType::Directory, mode, 0), format!("{path}/"), io::empty())
+    layer.append_data(
+        &mut header(EntryType::Directory, mode, 0),
+        format!("{path}/"),
+        io::empty(),
+    )
 }
 
 fn digest(data: &[u8]) -> String {
@@ -323,7 +342,10 @@ pub fn references(mut reader: impl Read) -> Result<Vec<String>, ArchiveError> {
             _ => continue,
         };
         let mut text = Vec::new();
-        entry.take(LONGEST_INDEX).read_to_end(&mut text).map_err(ArchiveError::NotTar)?;
+        entry
+            .take(LONGEST_INDEX)
+            .read_to_end(&mut text)
+            .map_err(ArchiveError::NotTar)?;
         *wanted = Some(text);
     }
     let parse = |file, text: &[u8]| -> Result<Value, ArchiveError> {
@@ -423,10 +445,19 @@ mod tests {
     fn docker_archive_brings_its_tags() {
         let mut out = Vec::new();
         let mut builder = tar::Builder::new(&mut out);
-        append(&mut builder, "manifest.json", 0o644, br#"[{"RepoTags":["busybox:1","a.b/c:2"]}]"#).unwrap();
+        append(
+            &mut builder,
+            "manifest.json",
+            0o644,
+            br#"[{"RepoTags":["busybox:1","a.b/c:2"]}]"#,
+        )
+        .unwrap();
         builder.finish().unwrap();
         drop(builder);
-        assert_eq!(references(&out[..]).unwrap(), ["a.b/c:2", "docker.io/library/busybox:1"]);
+        assert_eq!(
+            references(&out[..]).unwrap(),
+            ["a.b/c:2", "docker.io/library/busybox:1"]
+        );
     }
 
     #[test]

@@ -25,7 +25,9 @@ impl BackOff {
     /// How long `key` must still wait, when what failed at `failed_at`; `None` when it may be tried now.
     pub(crate) fn remaining(&self, key: &str, failed_at: Instant, now: Instant) -> Option<Duration> {
         let entry = self.entries.get(key).filter(|entry| !entry.expired(failed_at))?;
-        (failed_at + entry.delay).checked_duration_since(now).filter(|left| !left.is_zero())
+        (failed_at + entry.delay)
+            .checked_duration_since(now)
+            .filter(|left| !left.is_zero())
     }
 
     /// The present wait of `key`.
@@ -35,9 +37,15 @@ impl BackOff {
 
     /// Notes one more try of what failed at `failed_at`; the wait doubles, or starts anew when the last failure is long ago.
     pub(crate) fn next(&mut self, key: &str, failed_at: Instant, now: Instant) {
-        let entry = self.entries.entry(key.to_owned()).or_insert(Entry { delay: Duration::ZERO, updated: now });
-        entry.delay =
-            if entry.delay.is_zero() || entry.expired(failed_at) { FIRST } else { (entry.delay * 2).min(LONGEST) };
+        let entry = self.entries.entry(key.to_owned()).or_insert(Entry {
+            delay: Duration::ZERO,
+            updated: now,
+        });
+        entry.delay = if entry.delay.is_zero() || entry.expired(failed_at) {
+            FIRST
+        } else {
+            (entry.delay * 2).min(LONGEST)
+        };
         entry.updated = now;
     }
 
@@ -66,14 +74,21 @@ mod tests {
     fn waits_double_up_to_five_minutes() {
         let start = Instant::now();
         let mut back_off = BackOff::default();
-        assert_eq!(back_off.remaining("c", start, start), None, "the first restart is at once");
+        assert_eq!(
+            back_off.remaining("c", start, start),
+            None,
+            "the first restart is at once"
+        );
         let mut failed = start;
         let mut waits = Vec::new();
         for _ in 0..7 {
             back_off.next("c", failed, failed);
             waits.push(back_off.remaining("c", failed, failed).unwrap().as_secs());
             failed = at(failed, waits[waits.len() - 1]);
-            assert_eq!(back_off.remaining("c", failed - Duration::from_secs(waits[waits.len() - 1]), failed), None);
+            assert_eq!(
+                back_off.remaining("c", failed - Duration::from_secs(waits[waits.len() - 1]), failed),
+                None
+            );
         }
         assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300]);
     }

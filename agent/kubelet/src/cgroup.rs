@@ -42,7 +42,11 @@ impl Cgroups {
 
     /// A file of a group; `controller` counts with version 1 only.
     pub(crate) fn file(&self, controller: &str, group: &str, file: &str) -> PathBuf {
-        let base = if self.unified { self.root.clone() } else { self.root.join(controller) };
+        let base = if self.unified {
+            self.root.clone()
+        } else {
+            self.root.join(controller)
+        };
         base.join(group.trim_start_matches('/')).join(file)
     }
 
@@ -64,7 +68,10 @@ impl Cgroups {
         }
         fs::write(self.file("cpu", group, "cpu.shares"), resources.shares.to_string())?;
         if let Some(quota) = resources.quota {
-            fs::write(self.file("cpu", group, "cpu.cfs_period_us"), resources.period.to_string())?;
+            fs::write(
+                self.file("cpu", group, "cpu.cfs_period_us"),
+                resources.period.to_string(),
+            )?;
             fs::write(self.file("cpu", group, "cpu.cfs_quota_us"), quota.to_string())?;
         }
         if let Some(memory) = resources.memory {

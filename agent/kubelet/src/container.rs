@@ -39,12 +39,20 @@ pub(crate) fn hash(container: &Container) -> String {
     hash.update(&container.name);
     hash.update([0]);
     hash.update(container.image.as_deref().unwrap_or_default());
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Where the container's last words are expected inside of it.
 pub(crate) fn termination_message_path(container: &Container) -> &str {
-    container.termination_message_path.as_deref().filter(|path| !path.is_empty()).unwrap_or(TERMINATION_MESSAGE_PATH)
+    container
+        .termination_message_path
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or(TERMINATION_MESSAGE_PATH)
 }
 
 /// A volume or file, ready on the node.
@@ -77,7 +85,14 @@ pub(crate) struct Parts<'a> {
 /// # Errors
 /// The message of `CreateContainerConfigError`.
 pub(crate) fn config(parts: &Parts<'_>) -> Result<v1::ContainerConfig, String> {
-    let Parts { pod, container, attempt, environment, image, .. } = parts;
+    let Parts {
+        pod,
+        container,
+        attempt,
+        environment,
+        image,
+        ..
+    } = parts;
     let identity = PodIdentity::of(pod);
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
@@ -105,7 +120,10 @@ pub(crate) fn config(parts: &Parts<'_>) -> Result<v1::ContainerConfig, String> {
         (label::GRACE_PERIOD, sandbox::grace_period(pod).to_string()),
     ];
     Ok(v1::ContainerConfig {
-        metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt: *attempt }),
+        metadata: Some(v1::ContainerMetadata {
+            name: container.name.clone(),
+            attempt: *attempt,
+        }),
         image: Some(v1::ImageSpec {
             image: image.id.clone(),
             user_specified_image: container.image.clone().unwrap_or_default(),
@@ -117,11 +135,17 @@ pub(crate) fn config(parts: &Parts<'_>) -> Result<v1::ContainerConfig, String> {
         envs: environment
             .variables
             .iter()
-            .map(|(key, value)| v1::KeyValue { key: key.clone(), value: value.clone() })
+            .map(|(key, value)| v1::KeyValue {
+                key: key.clone(),
+                value: value.clone(),
+            })
             .collect(),
         mounts,
         labels,
-        annotations: annotations.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        annotations: annotations
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect(),
         log_path: log_path(&container.name, *attempt).display().to_string(),
         stdin: container.stdin.unwrap_or(false),
         stdin_once: container.stdin_once.unwrap_or(false),
@@ -161,7 +185,12 @@ fn effective_context(spec: &PodSpec, container: &Container) -> SecurityContext {
 }
 
 /// `runAsNonRoot` is kept before anything runs.
-fn check_user(pod: &PodIdentity, container: &Container, context: &SecurityContext, image: &v1::Image) -> Result<(), String> {
+fn check_user(
+    pod: &PodIdentity,
+    container: &Container,
+    context: &SecurityContext,
+    image: &v1::Image,
+) -> Result<(), String> {
     if context.run_as_non_root != Some(true) {
         return Ok(());
     }
@@ -186,8 +215,18 @@ fn security_context(spec: &PodSpec, context: &SecurityContext, image: &v1::Image
     let privileged = context.privileged == Some(true);
     let capabilities = context.capabilities.clone().unwrap_or_default();
     let unmasked = context.proc_mount.as_deref() == Some("Unmasked");
-    let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
-    let seccomp = if privileged { sandbox::seccomp(None) } else { sandbox::seccomp(context.seccomp_profile.as_ref()) };
+    let paths = |list: &[&str]| {
+        if unmasked {
+            Vec::new()
+        } else {
+            list.iter().map(|path| (*path).to_owned()).collect()
+        }
+    };
+    let seccomp = if privileged {
+        sandbox::seccomp(None)
+    } else {
+        sandbox::seccomp(context.seccomp_profile.as_ref())
+    };
     let run_as_user = context.run_as_user.or(image.uid.as_ref().map(|uid| uid.value));
     v1::LinuxContainerSecurityContext {
         capabilities: Some(v1::Capability {
@@ -198,7 +237,11 @@ fn security_context(spec: &PodSpec, context: &SecurityContext, image: &v1::Image
         privileged,
         namespace_options: Some(sandbox::namespaces(spec)),
         run_as_user: run_as_user.map(|value| v1::Int64Value { value }),
-        run_as_username: if run_as_user.is_none() { image.username.clone() } else { String::new() },
+        run_as_username: if run_as_user.is_none() {
+            image.username.clone()
+        } else {
+            String::new()
+        },
         run_as_group: context.run_as_group.map(|value| v1::Int64Value { value }),
         readonly_rootfs: context.read_only_root_filesystem.unwrap_or(false),
         supplemental_groups: sandbox::supplemental_groups(spec),
@@ -216,10 +259,14 @@ mod tests {
     use serde_json::json;
 
     fn made(spec: serde_json::Value, image: &v1::Image) -> Result<v1::ContainerConfig, String> {
-        let pod = json!({"metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"}, "spec": spec});
+        let mut pod = json!({"metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"}});
+        pod["spec"] = spec;
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let container = &pod.spec.as_ref().unwrap().containers[0];
-        let environment = Environment { variables: vec![("A".into(), "1".into())], skipped: Vec::new() };
+        let environment = Environment {
+            variables: vec![("A".into(), "1".into())],
+            skipped: Vec::new(),
+        };
         config(&Parts {
             pod: &pod,
             container,
@@ -234,8 +281,16 @@ mod tests {
 
     #[test]
     fn command_and_arguments_are_expanded() {
-        let spec = json!({"containers": [{"name": "c", "image": "i", "command": ["run", "$(A)"], "args": ["$(B)", "$$(A)"]}]});
-        let got = made(spec, &v1::Image { id: "sha256:1".into(), ..Default::default() }).unwrap();
+        let spec =
+            json!({"containers": [{"name": "c", "image": "i", "command": ["run", "$(A)"], "args": ["$(B)", "$$(A)"]}]});
+        let got = made(
+            spec,
+            &v1::Image {
+                id: "sha256:1".into(),
+                ..Default::default()
+            },
+        )
+        .unwrap();
         assert_eq!(got.command, ["run", "1"]);
         assert_eq!(got.args, ["$(B)", "$(A)"]);
         assert_eq!(got.log_path, "c/3.log");
@@ -251,7 +306,10 @@ mod tests {
             refused,
             "container has runAsNonRoot and image will run as root (pod: \"web-1_shop(u1)\", container: c)"
         );
-        let user = v1::Image { uid: Some(v1::Int64Value { value: 1000 }), ..Default::default() };
+        let user = v1::Image {
+            uid: Some(v1::Int64Value { value: 1000 }),
+            ..Default::default()
+        };
         assert!(made(spec, &user).is_ok());
     }
 
@@ -259,7 +317,12 @@ mod tests {
     fn container_says_more_than_the_pod() {
         let spec = json!({"securityContext": {"runAsUser": 5, "fsGroup": 7}, "containers": [
             {"name": "c", "securityContext": {"runAsUser": 6, "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]});
-        let got = made(spec, &v1::Image::default()).unwrap().linux.unwrap().security_context.unwrap();
+        let got = made(spec, &v1::Image::default())
+            .unwrap()
+            .linux
+            .unwrap()
+            .security_context
+            .unwrap();
         assert_eq!(got.run_as_user.unwrap().value, 6);
         assert_eq!(got.supplemental_groups, [7]);
         assert!(got.no_new_privs);

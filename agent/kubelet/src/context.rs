@@ -38,7 +38,6 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    #[expect(clippy::too_many_arguments, reason = "called once, to put the parts together")]
     pub(crate) fn new(
         config: Config,
         runtime: Arc<dyn Runtime>,
@@ -48,7 +47,10 @@ impl Context {
         registry: Registry,
         cgroups: Cgroups,
     ) -> Self {
-        let directories = Directories { pods: config.data.join("pods"), logs: config.log_dir.clone() };
+        let directories = Directories {
+            pods: config.data.join("pods"),
+            logs: config.log_dir.clone(),
+        };
         Self {
             config,
             directories,
@@ -90,7 +92,10 @@ pub(crate) struct Seen {
 impl Seen {
     /// Containers that must end before the others start.
     pub(crate) fn has_init_containers(&self) -> bool {
-        self.pod.spec.as_ref().is_some_and(|spec| spec.init_containers.as_ref().is_some_and(|all| !all.is_empty()))
+        self.pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.init_containers.as_ref().is_some_and(|all| !all.is_empty()))
     }
 }
 
@@ -108,7 +113,10 @@ struct RegistryInner {
 
 impl Default for RegistryInner {
     fn default() -> Self {
-        Self { pods: Mutex::default(), changed: watch::Sender::new(0) }
+        Self {
+            pods: Mutex::default(),
+            changed: watch::Sender::new(0),
+        }
     }
 }
 
@@ -140,8 +148,12 @@ impl Registry {
     /// One pod; an empty UID means whichever has the name.
     pub(crate) fn find(&self, namespace: &str, name: &str, uid: &str) -> Option<Seen> {
         self.with(|pods| {
-            let mut found = pods.iter().filter(|(pod, _)| pod.namespace == namespace && pod.name == name);
-            found.find(|(pod, _)| uid.is_empty() || pod.uid == uid).map(|(_, seen)| seen.clone())
+            let mut found = pods
+                .iter()
+                .filter(|(pod, _)| pod.namespace == namespace && pod.name == name);
+            found
+                .find(|(pod, _)| uid.is_empty() || pod.uid == uid)
+                .map(|(_, seen)| seen.clone())
         })
     }
 

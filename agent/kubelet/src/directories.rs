@@ -21,7 +21,10 @@ impl Directories {
 
     /// One volume; `kind` is for instance `secret`.
     pub(crate) fn volume(&self, uid: &str, kind: &str, name: &str) -> PathBuf {
-        self.pod(uid).join("volumes").join(format!("kubernetes.io~{kind}")).join(name)
+        self.pod(uid)
+            .join("volumes")
+            .join(format!("kubernetes.io~{kind}"))
+            .join(name)
     }
 
     /// The file that the pod sees as `/etc/hosts`.
@@ -31,7 +34,10 @@ impl Directories {
 
     /// The file that one instance of a container sees at its `terminationMessagePath`.
     pub(crate) fn termination_message(&self, uid: &str, container: &str, attempt: u32) -> PathBuf {
-        self.pod(uid).join("containers").join(container).join(attempt.to_string())
+        self.pod(uid)
+            .join("containers")
+            .join(container)
+            .join(attempt.to_string())
     }
 
     /// The logs of a pod.
@@ -54,5 +60,8 @@ pub(crate) fn log_path(container: &str, attempt: u32) -> PathBuf {
 pub(crate) fn last_attempt(logs: &Path, container: &str) -> Option<u32> {
     let entries = std::fs::read_dir(logs.join(container)).ok()?;
     let number = |name: &str| name.split_once(".log").and_then(|(number, _)| number.parse().ok());
-    entries.flatten().filter_map(|entry| number(entry.file_name().to_str()?)).max()
+    entries
+        .flatten()
+        .filter_map(|entry| number(entry.file_name().to_str()?))
+        .max()
 }

@@ -40,12 +40,16 @@ impl Lookup<'_> {
 
     /// A config map of the pod's namespace.
     pub(crate) fn config_map(&self, name: &str) -> Option<&Arc<ConfigMap>> {
-        self.desired.config_maps.get(&(self.namespace().to_owned(), name.to_owned()))
+        self.desired
+            .config_maps
+            .get(&(self.namespace().to_owned(), name.to_owned()))
     }
 
     /// A secret of the pod's namespace.
     pub(crate) fn secret(&self, name: &str) -> Option<&Arc<Secret>> {
-        self.desired.secrets.get(&(self.namespace().to_owned(), name.to_owned()))
+        self.desired
+            .secrets
+            .get(&(self.namespace().to_owned(), name.to_owned()))
     }
 }
 
@@ -66,7 +70,10 @@ impl Environment {
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.variables.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.variables
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// `text` with `$(NAME)` replaced; unknown names stay as they are, `$$` is a `$`.
@@ -124,7 +131,11 @@ pub(crate) fn environment(lookup: &Lookup<'_>, container: &Container) -> Result<
             (kind, name) = ("secret", reference.name.as_str());
             match lookup.secret(name) {
                 Some(secret) => pairs.extend(
-                    secret.data.iter().flatten().map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned())),
+                    secret
+                        .data
+                        .iter()
+                        .flatten()
+                        .map(|(key, value)| (key, String::from_utf8_lossy(&value.0).into_owned())),
                 ),
                 None if reference.optional == Some(true) => continue,
                 None => return Err(format!("secret \"{name}\" not found")),
@@ -135,7 +146,11 @@ pub(crate) fn environment(lookup: &Lookup<'_>, container: &Container) -> Result<
         let mut unusable = Vec::new();
         for (key, value) in pairs {
             let variable = format!("{prefix}{key}");
-            if usable(&variable) { environment.set(&variable, value) } else { unusable.push(key.clone()) }
+            if usable(&variable) {
+                environment.set(&variable, value);
+            } else {
+                unusable.push(key.clone());
+            }
         }
         if !unusable.is_empty() {
             environment.skipped.push(format!(
@@ -175,7 +190,11 @@ fn value_from(lookup: &Lookup<'_>, container: &Container, source: &EnvVarSource)
     if let Some(reference) = &source.config_map_key_ref {
         let optional = reference.optional == Some(true);
         let Some(map) = lookup.config_map(&reference.name) else {
-            return if optional { Ok(None) } else { Err(format!("configmap \"{}\" not found", reference.name)) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(format!("configmap \"{}\" not found", reference.name))
+            };
         };
         return match map.data.as_ref().and_then(|data| data.get(&reference.key)) {
             Some(value) => Ok(Some(value.clone())),
@@ -191,14 +210,21 @@ fn value_from(lookup: &Lookup<'_>, container: &Container, source: &EnvVarSource)
     if let Some(reference) = &source.secret_key_ref {
         let optional = reference.optional == Some(true);
         let Some(secret) = lookup.secret(&reference.name) else {
-            return if optional { Ok(None) } else { Err(format!("secret \"{}\" not found", reference.name)) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(format!("secret \"{}\" not found", reference.name))
+            };
         };
         return match secret.data.as_ref().and_then(|data| data.get(&reference.key)) {
             Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
             None if optional => Ok(None),
-            None => {
-                Err(format!("couldn't find key {} in Secret {}/{}", reference.key, lookup.namespace(), reference.name))
-            }
+            None => Err(format!(
+                "couldn't find key {} in Secret {}/{}",
+                reference.key,
+                lookup.namespace(),
+                reference.name
+            )),
         };
     }
     // The API has warned that variables of other kinds are not set.
@@ -218,7 +244,11 @@ pub(crate) fn field_value(lookup: &Lookup<'_>, path: &str) -> Option<String> {
         return Some(map.as_ref().and_then(|map| map.get(key)).cloned().unwrap_or_default());
     }
     let host_network = spec.is_some_and(|spec| spec.host_network == Some(true));
-    let pod_ips = if host_network { &lookup.node.addresses } else { lookup.pod_ips };
+    let pod_ips = if host_network {
+        &lookup.node.addresses
+    } else {
+        lookup.pod_ips
+    };
     Some(match path {
         "metadata.name" => metadata.name.clone().unwrap_or_default(),
         "metadata.namespace" => metadata.namespace.clone().unwrap_or_default(),
@@ -226,7 +256,9 @@ pub(crate) fn field_value(lookup: &Lookup<'_>, path: &str) -> Option<String> {
         "metadata.labels" => lines(metadata.labels.as_ref()),
         "metadata.annotations" => lines(metadata.annotations.as_ref()),
         "spec.nodeName" => spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
-        "spec.serviceAccountName" => spec.and_then(|spec| spec.service_account_name.clone()).unwrap_or_default(),
+        "spec.serviceAccountName" => spec
+            .and_then(|spec| spec.service_account_name.clone())
+            .unwrap_or_default(),
         "status.hostIP" => lookup.node.addresses.first().cloned().unwrap_or_default(),
         "status.hostIPs" => lookup.node.addresses.join(","),
         "status.podIP" => pod_ips.first().cloned().unwrap_or_default(),
@@ -250,8 +282,11 @@ pub(crate) fn resource_value(
     let container = match (&selector.container_name, own) {
         (Some(name), _) if !name.is_empty() => {
             let spec = lookup.pod.spec.as_ref();
-            let mut all = spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
-            all.find(|container| container.name == *name).ok_or_else(|| format!("container {name} not found"))?
+            let mut all = spec
+                .into_iter()
+                .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+            all.find(|container| container.name == *name)
+                .ok_or_else(|| format!("container {name} not found"))?
         }
         (_, Some(own)) => own,
         _ => return Err("resourceFieldRef names no container".into()),
@@ -265,12 +300,19 @@ pub(crate) fn resource_value(
     };
     let amount = match kind {
         // Without a limit a container can use what the node has.
-        "limits" => resources::limit(container, name).filter(|limit| !limit.is_zero()).unwrap_or_else(allocatable),
+        "limits" => resources::limit(container, name)
+            .filter(|limit| !limit.is_zero())
+            .unwrap_or_else(allocatable),
         "requests" => resources::request(container, name).unwrap_or_default(),
         _ => return Err(format!("unsupported container resource : {}", selector.resource)),
     };
-    let divisor = selector.divisor.as_ref().and_then(|divisor| Quantity::parse(&divisor.0).ok());
-    let divisor = divisor.filter(|divisor| divisor.nanos() > 0).unwrap_or_else(|| Quantity::from_milli(1_000));
+    let divisor = selector
+        .divisor
+        .as_ref()
+        .and_then(|divisor| Quantity::parse(&divisor.0).ok());
+    let divisor = divisor
+        .filter(|divisor| divisor.nanos() > 0)
+        .unwrap_or_else(|| Quantity::from_milli(1_000));
     let (amount, divisor) = (amount.nanos(), divisor.nanos());
     Ok((amount / divisor + i128::from(amount % divisor > 0)).to_string())
 }
@@ -285,20 +327,25 @@ mod tests {
     use serde_json::json;
 
     fn pod(container: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({
+        let mut pod = json!({
             "metadata": {"name": "web-1", "namespace": "shop", "uid": "u1", "labels": {"app": "web"}},
-            "spec": {"nodeName": "pi-1", "containers": [container]},
-        }))
-        .unwrap()
+            "spec": {"nodeName": "pi-1"},
+        });
+        pod["spec"]["containers"] = vec![container].into();
+        serde_json::from_value(pod).unwrap()
     }
 
     fn desired() -> Desired {
         let mut desired = Desired::default();
         let key = |name: &str| ("shop".to_owned(), name.to_owned());
         let map = json!({"metadata": {}, "data": {"COLOUR": "red", "a=b": "x"}});
-        desired.config_maps.insert(key("settings"), Arc::new(serde_json::from_value(map).unwrap()));
+        desired
+            .config_maps
+            .insert(key("settings"), Arc::new(serde_json::from_value(map).unwrap()));
         let secret = json!({"metadata": {}, "data": {"password": "aHVudGVyMg=="}});
-        desired.secrets.insert(key("login"), Arc::new(serde_json::from_value(secret).unwrap()));
+        desired
+            .secrets
+            .insert(key("login"), Arc::new(serde_json::from_value(secret).unwrap()));
         desired
     }
 
@@ -310,7 +357,12 @@ mod tests {
             allocatable_memory: 1 << 30,
             ..NodeFacts::default()
         };
-        let lookup = Lookup { pod: &pod, desired: &desired(), node: &node, pod_ips: &["100.64.0.2".into()] };
+        let lookup = Lookup {
+            pod: &pod,
+            desired: &desired(),
+            node: &node,
+            pod_ips: &["100.64.0.2".into()],
+        };
         environment(&lookup, &pod.spec.as_ref().unwrap().containers[0])
     }
 
@@ -348,7 +400,15 @@ mod tests {
         let got = variables(json!({"name": "c", "env": [
             {"name": "A", "value": "$(B)"}, {"name": "B", "value": "2"}, {"name": "C", "value": "$(B)$(COLOUR)"}],
             "envFrom": [{"configMapRef": {"name": "settings"}}]}));
-        assert_eq!(got, [pair("COLOUR", "red"), pair("A", "$(B)"), pair("B", "2"), pair("C", "2red")]);
+        assert_eq!(
+            got,
+            [
+                pair("COLOUR", "red"),
+                pair("A", "$(B)"),
+                pair("B", "2"),
+                pair("C", "2red")
+            ]
+        );
     }
 
     #[test]
@@ -399,7 +459,8 @@ mod tests {
 
     #[test]
     fn unusable_names_are_left_out_and_told() {
-        let got = result(json!({"name": "c", "envFrom": [{"prefix": "P_", "configMapRef": {"name": "settings"}}]})).unwrap();
+        let got =
+            result(json!({"name": "c", "envFrom": [{"prefix": "P_", "configMapRef": {"name": "settings"}}]})).unwrap();
         assert_eq!(got.variables, [pair("P_COLOUR", "red")]);
         assert!(got.skipped[0].starts_with("Keys [a=b] from the EnvFrom configMap shop/settings"));
     }

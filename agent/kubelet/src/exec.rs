@@ -35,8 +35,18 @@ pub(crate) struct Session {
 
 impl Session {
     /// `container` runs; FIFOs are made below `run`.
-    pub(crate) fn new(channel: tonic::transport::Channel, container: String, query: ExecQuery, run: std::path::PathBuf) -> Self {
-        Self { tasks: Tasks::new(channel), container, query, run }
+    pub(crate) fn new(
+        channel: tonic::transport::Channel,
+        container: String,
+        query: ExecQuery,
+        run: std::path::PathBuf,
+    ) -> Self {
+        Self {
+            tasks: Tasks::new(channel),
+            container,
+            query,
+            run,
+        }
     }
 
     /// Runs the command until it ends or the client is gone.
@@ -57,12 +67,23 @@ impl Session {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let ExecQuery { command, stdin, stdout, stderr, tty, .. } = &self.query;
+        let ExecQuery {
+            command,
+            stdin,
+            stdout,
+            stderr,
+            tty,
+            ..
+        } = &self.query;
         let fifos = Fifos::make(&self.run, *stdin, *stdout, *stderr && !*tty)
             .map_err(|error| format!("make the pipes of the command: {error}"))?;
         let spec = self.tasks.process_spec(&self.container, command, *tty).await?;
-        let mut output = fifos.output().map_err(|error| format!("open the pipes of the command: {error}"))?;
-        let input = fifos.input().map_err(|error| format!("open the pipes of the command: {error}"))?;
+        let mut output = fifos
+            .output()
+            .map_err(|error| format!("open the pipes of the command: {error}"))?;
+        let input = fifos
+            .input()
+            .map_err(|error| format!("open the pipes of the command: {error}"))?;
         let process = self.tasks.start(&self.container, &fifos, spec, *tty).await?;
 
         let gone = CancellationToken::new();
@@ -90,7 +111,11 @@ struct Output {
 }
 
 /// Frames from the client, as they come; a client that is gone is noticed while a command does not read.
-async fn read_client<I: AsyncRead + AsyncWrite>(mut reader: ReadHalf<I>, sender: mpsc::Sender<Frame>, gone: CancellationToken) {
+async fn read_client<I: AsyncRead + AsyncWrite>(
+    mut reader: ReadHalf<I>,
+    sender: mpsc::Sender<Frame>,
+    gone: CancellationToken,
+) {
     while let Ok(Some(frame)) = read_frame(&mut reader).await {
         if sender.send(frame).await.is_err() {
             break;
@@ -207,7 +232,13 @@ mod tests {
         assert_eq!(exit_status(0)["status"], "Success");
         let failed = exit_status(3);
         assert_eq!(failed["reason"], "NonZeroExitCode");
-        assert_eq!(failed["details"]["causes"], json!([{"reason": "ExitCode", "message": "3"}]));
-        assert_eq!(failed["message"], "command terminated with non-zero exit code: exit status 3");
+        assert_eq!(
+            failed["details"]["causes"],
+            json!([{"reason": "ExitCode", "message": "3"}])
+        );
+        assert_eq!(
+            failed["message"],
+            "command terminated with non-zero exit code: exit status 3"
+        );
     }
 }

@@ -25,7 +25,10 @@ pub(crate) struct RecordingControlPlane {
 
 impl Default for RecordingControlPlane {
     fn default() -> Self {
-        Self { requests: watch::Sender::new(Vec::new()), connected: watch::Sender::new(true) }
+        Self {
+            requests: watch::Sender::new(Vec::new()),
+            connected: watch::Sender::new(true),
+        }
     }
 }
 
@@ -41,7 +44,11 @@ impl RecordingControlPlane {
     /// Waits until the requests so far fulfil `condition`, and fails the test after ten seconds.
     pub(crate) async fn wait(&self, condition: impl Fn(&[Recorded]) -> bool) {
         let mut requests = self.requests.subscribe();
-        let waited = tokio::time::timeout(Duration::from_secs(10), requests.wait_for(|requests| condition(requests))).await;
+        let waited = tokio::time::timeout(
+            Duration::from_secs(10),
+            requests.wait_for(|requests| condition(requests)),
+        )
+        .await;
         assert!(waited.is_ok(), "requests so far: {:#?}", self.requests());
     }
 }
@@ -58,7 +65,8 @@ impl ControlPlane for RecordingControlPlane {
             return async { Err(Offline) }.boxed();
         }
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        self.requests.send_modify(|requests| requests.push(Recorded { method, path, body }));
+        self.requests
+            .send_modify(|requests| requests.push(Recorded { method, path, body }));
         async { Ok((200, b"{}".to_vec())) }.boxed()
     }
 

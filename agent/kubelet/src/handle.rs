@@ -57,11 +57,16 @@ impl Handle {
         let seen = self.registry.find(&of.namespace, &of.pod, &of.uid);
         let seen = seen.ok_or_else(|| (404, format!("pods \"{}\" not found on this node", of.pod)))?;
         let spec = seen.pod.spec.as_ref();
-        let mut names = spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+        let mut names = spec
+            .into_iter()
+            .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
         if names.any(|container| container.name == of.container) {
             Ok(seen)
         } else {
-            Err((404, format!("container {} is not valid for pod {}", of.container, of.pod)))
+            Err((
+                404,
+                format!("container {} is not valid for pod {}", of.container, of.pod),
+            ))
         }
     }
 
@@ -69,13 +74,19 @@ impl Handle {
         let of = query.of.clone();
         let seen = self.pod(&of)?;
         // An instance that was made but has not run has no log yet.
-        let mut instances = seen.observed.instances(&of.container).filter(|instance| instance.state != State::Created);
+        let mut instances = seen
+            .observed
+            .instances(&of.container)
+            .filter(|instance| instance.state != State::Created);
         let identity = PodIdentity::of(&seen.pod);
         let (id, attempt) = match (instances.next(), query.previous) {
             (Some(latest), false) => (latest.id.clone(), latest.attempt),
             (Some(latest), true) if latest.attempt > 0 => (String::new(), latest.attempt - 1),
             (_, true) => {
-                let message = format!("previous terminated container \"{}\" in pod \"{}\" not found", of.container, of.pod);
+                let message = format!(
+                    "previous terminated container \"{}\" in pod \"{}\" not found",
+                    of.container, of.pod
+                );
                 return Err((400, message));
             }
             (None, false) => {
@@ -86,13 +97,19 @@ impl Handle {
                     None if seen.has_init_containers() => "PodInitializing",
                     None => "ContainerCreating",
                 };
-                let message = format!("container \"{}\" in pod \"{}\" is waiting to start: {why}", of.container, of.pod);
+                let message = format!(
+                    "container \"{}\" in pod \"{}\" is waiting to start: {why}",
+                    of.container, of.pod
+                );
                 return Err((400, message));
             }
         };
         let log = self.directories.container_log(&identity, &of.container, attempt);
         if query.previous && !log.exists() && logs::rotation::rotated(&log).is_empty() {
-            let message = format!("previous terminated container \"{}\" in pod \"{}\" not found", of.container, of.pod);
+            let message = format!(
+                "previous terminated container \"{}\" in pod \"{}\" not found",
+                of.container, of.pod
+            );
             return Err((400, message));
         }
         logs::serve::Session::new(self.registry.clone(), query, id, log).map_err(|message| (400, message))
@@ -100,11 +117,19 @@ impl Handle {
 
     fn exec(&self, query: ExecQuery) -> Result<exec::Session, (u16, String)> {
         let seen = self.pod(&query.of)?;
-        let running = seen.observed.instances(&query.of.container).find(|instance| instance.state == State::Running);
+        let running = seen
+            .observed
+            .instances(&query.of.container)
+            .find(|instance| instance.state == State::Running);
         let Some(running) = running else {
             return Err((500, format!("container not found (\"{}\")", query.of.container)));
         };
-        Ok(exec::Session::new(self.channel.clone(), running.id.clone(), query, self.run.join("exec")))
+        Ok(exec::Session::new(
+            self.channel.clone(),
+            running.id.clone(),
+            query,
+            self.run.join("exec"),
+        ))
     }
 
     /// The newest reading of the node.

@@ -85,7 +85,10 @@ impl Images {
         changed: watch::Receiver<u64>,
         states: watch::Sender<ImageStates>,
     ) -> Self {
-        let record = std::fs::read(&file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        let record = std::fs::read(&file)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
         Self {
             node,
             socket,
@@ -136,7 +139,13 @@ impl Images {
     /// Has every wanted archive, as far as that is possible now.
     async fn settle(&mut self, wanted: &Desired, verify: bool) {
         if wanted.synced {
-            let gone: BTreeSet<_> = self.record.archives.keys().filter(|name| !wanted.images.contains_key(*name)).cloned().collect();
+            let gone: BTreeSet<_> = self
+                .record
+                .archives
+                .keys()
+                .filter(|name| !wanted.images.contains_key(*name))
+                .cloned()
+                .collect();
             if !gone.is_empty() {
                 // The images stay: pods may use them. Only the record goes.
                 self.record.archives.retain(|name, _| !gone.contains(name));
@@ -150,8 +159,13 @@ impl Images {
         self.states.send_modify(|states| {
             let mut new: BTreeMap<_, _> = BTreeMap::new();
             for name in wanted.images.keys() {
-                let held = self.record.archives.get(name).map(|references| ImageState::Held { references: references.clone() });
-                let known = states.get(name).filter(|state| matches!(state, ImageState::Failed { .. })).cloned();
+                let held = self.record.archives.get(name).map(|references| ImageState::Held {
+                    references: references.clone(),
+                });
+                let known = states
+                    .get(name)
+                    .filter(|state| matches!(state, ImageState::Failed { .. }))
+                    .cloned();
                 new.insert(name.clone(), held.or(known).unwrap_or(ImageState::Waiting));
             }
             *states = Arc::new(new);
@@ -165,7 +179,11 @@ impl Images {
             {
                 continue;
             }
-            let outcome = if self.record.archives.contains_key(name) { Ok(()) } else { self.fetch(name, spec).await };
+            let outcome = if self.record.archives.contains_key(name) {
+                Ok(())
+            } else {
+                self.fetch(name, spec).await
+            };
             match outcome {
                 Ok(()) => self.retries.retain(|known, _| known != name),
                 Err(_) => self.retry(name),
@@ -179,7 +197,14 @@ impl Images {
             if self.reported.get(name) == Some(&outcome) {
                 continue;
             }
-            match report::report(&*self.control_plane, &self.node, name, outcome.as_ref().err().map(String::as_str)).await {
+            match report::report(
+                &*self.control_plane,
+                &self.node,
+                name,
+                outcome.as_ref().err().map(String::as_str),
+            )
+            .await
+            {
                 Ok(true) => {
                     self.reported.insert(name.clone(), outcome);
                 }
@@ -190,8 +215,12 @@ impl Images {
     }
 
     fn retry(&mut self, name: &str) {
-        let delay = self.retries.get(name).map_or(RETRY_FIRST, |(_, last)| (*last * 2).min(RETRY_LONGEST));
-        self.retries.insert(name.to_owned(), (tokio::time::Instant::now() + delay, delay));
+        let delay = self
+            .retries
+            .get(name)
+            .map_or(RETRY_FIRST, |(_, last)| (*last * 2).min(RETRY_LONGEST));
+        self.retries
+            .insert(name.to_owned(), (tokio::time::Instant::now() + delay, delay));
     }
 
     /// Forgets archives whose names containerd does not have any more; `false` when it cannot be asked.
@@ -216,14 +245,22 @@ impl Images {
     async fn fetch(&mut self, name: &str, spec: &ImageSpec) -> Result<(), ImportError> {
         self.set_state(name, ImageState::Importing);
         let fetched = async {
-            let archive = self.control_plane.image_archive(name.to_owned()).await.map_err(|Offline| ImportError::Offline)?;
+            let archive = self
+                .control_plane
+                .image_archive(name.to_owned())
+                .await
+                .map_err(|Offline| ImportError::Offline)?;
             let digest = name.strip_prefix("sha256-");
             import(&self.socket, archive, digest).await
         };
         match fetched.await {
             Ok(mut references) => {
                 if references.is_empty() {
-                    references = spec.references.iter().map(|name| crate::archive::full_name(name)).collect();
+                    references = spec
+                        .references
+                        .iter()
+                        .map(|name| crate::archive::full_name(name))
+                        .collect();
                 }
                 tracing::info!(image = name, ?references, "imported");
                 self.record.archives.insert(name.to_owned(), references.clone());
@@ -234,7 +271,16 @@ impl Images {
             Err(error) => {
                 tracing::warn!(image = name, %error, "import failed");
                 let offline = matches!(error, ImportError::Offline);
-                self.set_state(name, if offline { ImageState::Waiting } else { ImageState::Failed { message: error.to_string() } });
+                self.set_state(
+                    name,
+                    if offline {
+                        ImageState::Waiting
+                    } else {
+                        ImageState::Failed {
+                            message: error.to_string(),
+                        }
+                    },
+                );
                 Err(error)
             }
         }
@@ -248,11 +294,13 @@ impl Images {
 
     /// Written beside and renamed, so that a power cut leaves the old one or the new one.
     fn save(&self) {
-        let written = serde_json::to_vec(&self.record).map_err(std::io::Error::other).and_then(|bytes| {
-            let next = self.file.with_extension("new");
-            std::fs::write(&next, bytes)?;
-            std::fs::rename(&next, &self.file)
-        });
+        let written = serde_json::to_vec(&self.record)
+            .map_err(std::io::Error::other)
+            .and_then(|bytes| {
+                let next = self.file.with_extension("new");
+                std::fs::write(&next, bytes)?;
+                std::fs::rename(&next, &self.file)
+            });
         if let Err(error) = written {
             tracing::warn!(file = %self.file.display(), %error, "cannot keep the record of imported images");
         }

@@ -120,11 +120,23 @@ impl Kubelet {
             health: health_receiver,
             images: images_receiver,
             registry: Registry::default(),
-            directories: Directories { pods: config.data.join("pods"), logs: config.log_dir.clone() },
+            directories: Directories {
+                pods: config.data.join("pods"),
+                logs: config.log_dir.clone(),
+            },
             run: config.run.clone(),
             channel: containerd.channel(),
         };
-        Self { config, control_plane, desired, runtime: Arc::new(containerd), handle, sample, health, images }
+        Self {
+            config,
+            control_plane,
+            desired,
+            runtime: Arc::new(containerd),
+            handle,
+            sample,
+            health,
+            images,
+        }
     }
 
     /// A handle for the rest of the agent.
@@ -138,15 +150,26 @@ impl Kubelet {
     /// # Errors
     /// Only what no retry can mend: see [`Error`]. A runtime or control plane that is away is waited for.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { config, control_plane, desired, runtime, handle, sample, health, images } = self;
+        let Self {
+            config,
+            control_plane,
+            desired,
+            runtime,
+            handle,
+            sample,
+            health,
+            images,
+        } = self;
         let sessions = config.run.join("exec");
         // FIFOs of sessions that an earlier run of the agent did not live to end.
         let _ = std::fs::remove_dir_all(&sessions);
         for directory in [&config.data, &config.data.join("pods"), &sessions] {
             make_private(directory)?;
         }
-        std::fs::create_dir_all(&config.log_dir)
-            .map_err(|source| Error::Directory { path: config.log_dir.clone(), source })?;
+        std::fs::create_dir_all(&config.log_dir).map_err(|source| Error::Directory {
+            path: config.log_dir.clone(),
+            source,
+        })?;
 
         let cgroups = Cgroups::detect();
         let registry = handle.registry.clone();
@@ -215,7 +238,10 @@ impl Kubelet {
 
 fn make_private(directory: &Path) -> Result<(), Error> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(|source| Error::Directory { path: directory.to_owned(), source })
+    made.map_err(|source| Error::Directory {
+        path: directory.to_owned(),
+        source,
+    })
 }
 
 /// Imports the pause image unless it is there; repeats until that has worked.

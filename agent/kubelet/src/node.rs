@@ -38,7 +38,12 @@ const HEARTBEAT: Duration = Duration::from_secs(300);
 /// How long the first status waits for a runtime that is still starting.
 const START: Duration = Duration::from_secs(5);
 /// After the link is back: looks at whether the stored status is still ours, since a judge may be late.
-const CHECKS: [Duration; 4] = [Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(10), Duration::from_secs(60)];
+const CHECKS: [Duration; 4] = [
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+];
 /// Memory set aside for the node's own programs: Kubernetes' default eviction threshold.
 const RESERVED_MEMORY: u64 = 100 << 20;
 /// Images listed in the status (Kubernetes' `nodeStatusMaxImages`), and names of each (`MaxNamesPerImageInNodeStatus`).
@@ -97,7 +102,12 @@ impl Node {
         let mut tick = tokio::time::interval(LOOK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let started = Instant::now();
-        let mut sending = Sending { sent: None, at: started, registered: false, check: None };
+        let mut sending = Sending {
+            sent: None,
+            at: started,
+            registered: false,
+            check: None,
+        };
         let mut version = None;
         let mut images = None;
         let mut runtime_conditions = None;
@@ -155,7 +165,10 @@ impl Node {
         self.facts.send_if_modified(|facts| {
             let changed = facts.addresses != found && !found.is_empty();
             if changed {
-                *facts = Arc::new(NodeFacts { addresses: found, ..facts.as_ref().clone() });
+                *facts = Arc::new(NodeFacts {
+                    addresses: found,
+                    ..facts.as_ref().clone()
+                });
             }
             changed
         });
@@ -179,7 +192,9 @@ impl Node {
         let count = |wanted: Condition| {
             u32::try_from(pods.iter().filter(|(_, seen)| seen.condition == wanted).count()).unwrap_or(u32::MAX)
         };
-        let holds = |kind: &str| runtime.is_some_and(|conditions| conditions.iter().any(|found| found.r#type == kind && found.status));
+        let holds = |kind: &str| {
+            runtime.is_some_and(|conditions| conditions.iter().any(|found| found.r#type == kind && found.status))
+        };
         let health = Health {
             runtime_ok: holds("RuntimeReady"),
             network_ok: holds("NetworkReady"),
@@ -198,10 +213,21 @@ impl Node {
     fn status(&self, judged: &conditions::Judged, version: Option<&(String, String)>, images: &[v1::Image]) -> Value {
         let facts = self.facts.borrow().clone();
         let bytes = |bytes: u64| json!(format!("{}Ki", bytes >> 10));
-        let cpu = |milli: i64| if milli % 1_000 == 0 { json!((milli / 1_000).to_string()) } else { json!(format!("{milli}m")) };
+        let cpu = |milli: i64| {
+            if milli % 1_000 == 0 {
+                json!((milli / 1_000).to_string())
+            } else {
+                json!(format!("{milli}m"))
+            }
+        };
         let pods = json!(self.config.max_pods.to_string());
         let mut addresses = vec![json!({"$patch": "replace"})];
-        addresses.extend(facts.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip})));
+        addresses.extend(
+            facts
+                .addresses
+                .iter()
+                .map(|ip| json!({"type": "InternalIP", "address": ip})),
+        );
         addresses.push(json!({"type": "Hostname", "address": self.config.node}));
         json!({
             "capacity": {"cpu": cpu(self.capacity.cpu_milli), "memory": bytes(self.capacity.memory),
@@ -242,7 +268,11 @@ impl Node {
         }
         let path = format!("/api/v1/nodes/{}/status", self.config.node);
         let body = json!({ "status": body }).to_string().into_bytes();
-        match self.control_plane.request("PATCH", path, "application/strategic-merge-patch+json", body).await {
+        match self
+            .control_plane
+            .request("PATCH", path, "application/strategic-merge-patch+json", body)
+            .await
+        {
             Ok((200..300, _)) => (sending.sent, sending.at) = (Some(status), now),
             // The object has been deleted: make it again.
             Ok((404, _)) => (sending.registered, sending.sent) = (false, None),
@@ -256,12 +286,19 @@ impl Node {
     /// Has the node object with its labels; `false` when the control plane refused.
     async fn register(&mut self) -> Result<bool, Offline> {
         let path = format!("/api/v1/nodes/{}", self.config.node);
-        let (code, answer) = self.control_plane.request("GET", path.clone(), "application/json", Vec::new()).await?;
+        let (code, answer) = self
+            .control_plane
+            .request("GET", path.clone(), "application/json", Vec::new())
+            .await?;
         let mut labels = facts::labels(&self.config);
         if code == 404 {
-            let object = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.config.node, "labels": labels}});
+            let object =
+                json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": self.config.node, "labels": labels}});
             let body = object.to_string().into_bytes();
-            let (code, answer) = self.control_plane.request("POST", "/api/v1/nodes".into(), "application/json", body).await?;
+            let (code, answer) = self
+                .control_plane
+                .request("POST", "/api/v1/nodes".into(), "application/json", body)
+                .await?;
             if !matches!(code, 200..300 | 409) {
                 tracing::warn!(code, answer = %String::from_utf8_lossy(&answer), "the control plane refused the node");
                 return Ok(false);
@@ -287,7 +324,10 @@ impl Node {
 
     async fn patch_labels(&self, path: &str, labels: Map<String, Value>) -> Result<(), Offline> {
         let body = json!({"metadata": {"labels": labels}}).to_string().into_bytes();
-        let answer = self.control_plane.request("PATCH", path.to_owned(), "application/merge-patch+json", body).await?;
+        let answer = self
+            .control_plane
+            .request("PATCH", path.to_owned(), "application/merge-patch+json", body)
+            .await?;
         if answer.0 >= 300 {
             tracing::debug!(code = answer.0, answer = %String::from_utf8_lossy(&answer.1), "labels of the node are not taken");
         }
@@ -301,7 +341,13 @@ impl Node {
         sending.check = Some((Instant::now() + CHECKS[next], next));
         wait_until_connected(&*self.control_plane).await;
         let path = format!("/api/v1/nodes/{}", self.config.node);
-        let Ok((code, answer)) = self.control_plane.request("GET", path, "application/json", Vec::new()).await else { return };
+        let Ok((code, answer)) = self
+            .control_plane
+            .request("GET", path, "application/json", Vec::new())
+            .await
+        else {
+            return;
+        };
         if code == 404 {
             (sending.registered, sending.sent) = (false, None);
             return;
@@ -309,7 +355,9 @@ impl Node {
         let stored: Value = serde_json::from_slice(&answer).unwrap_or_default();
         let ready = |status: &Value| {
             let conditions = status["conditions"].as_array();
-            conditions.and_then(|all| all.iter().find(|one| one["type"] == "Ready")).map(|one| one["status"].clone())
+            conditions
+                .and_then(|all| all.iter().find(|one| one["type"] == "Ready"))
+                .map(|one| one["status"].clone())
         };
         if let Some(sent) = &sending.sent
             && ready(sent) != ready(&stored["status"])
@@ -321,13 +369,17 @@ impl Node {
 
 /// Why the node is not ready, in Kubernetes' words.
 fn not_ready(runtime: Option<&[v1::RuntimeCondition]>) -> Option<String> {
-    let Some(conditions) = runtime else { return Some("container runtime is down".into()) };
+    let Some(conditions) = runtime else {
+        return Some("container runtime is down".into());
+    };
     let problem = |kind: &str, words: &str| match conditions.iter().find(|condition| condition.r#type == kind) {
         None => Some(format!("{words} status check may not have completed yet")),
         Some(condition) if condition.status => None,
         Some(condition) => {
             let (reason, message) = (&condition.reason, &condition.message);
-            Some(format!("{words} not ready: {kind}=false reason:{reason} message:{message}"))
+            Some(format!(
+                "{words} not ready: {kind}=false reason:{reason} message:{message}"
+            ))
         }
     };
     problem("RuntimeReady", "container runtime").or_else(|| problem("NetworkReady", "container runtime network"))
@@ -339,9 +391,18 @@ fn image_list(images: &[v1::Image]) -> Value {
     images.sort_by(|one, other| other.size.cmp(&one.size).then_with(|| one.id.cmp(&other.id)));
     images.truncate(MOST_IMAGES);
     let names = |image: &v1::Image| -> Vec<String> {
-        image.repo_digests.iter().chain(&image.repo_tags).take(MOST_NAMES).cloned().collect()
+        image
+            .repo_digests
+            .iter()
+            .chain(&image.repo_tags)
+            .take(MOST_NAMES)
+            .cloned()
+            .collect()
     };
-    images.into_iter().map(|image| json!({"names": names(image), "sizeBytes": image.size})).collect()
+    images
+        .into_iter()
+        .map(|image| json!({"names": names(image), "sizeBytes": image.size}))
+        .collect()
 }
 
 #[cfg(test)]
@@ -362,20 +423,41 @@ mod tests {
             not_ready(Some(&conditions)).unwrap(),
             "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized"
         );
-        assert_eq!(not_ready(Some(&[condition("RuntimeReady", true), condition("NetworkReady", true)])), None);
+        assert_eq!(
+            not_ready(Some(&[
+                condition("RuntimeReady", true),
+                condition("NetworkReady", true)
+            ])),
+            None
+        );
     }
 
     #[test]
     fn largest_images_are_listed_first() {
-        let image = |id: &str, size| v1::Image { id: id.into(), size, repo_tags: vec![format!("{id}:1")], ..Default::default() };
+        let image = |id: &str, size| v1::Image {
+            id: id.into(),
+            size,
+            repo_tags: vec![format!("{id}:1")],
+            ..Default::default()
+        };
         let list = image_list(&[image("a", 1), image("b", 2)]);
-        assert_eq!(list, json!([{"names": ["b:1"], "sizeBytes": 2}, {"names": ["a:1"], "sizeBytes": 1}]));
+        assert_eq!(
+            list,
+            json!([{"names": ["b:1"], "sizeBytes": 2}, {"names": ["a:1"], "sizeBytes": 1}])
+        );
     }
 
     #[test]
     fn small_boards_keep_a_tenth_for_themselves() {
-        let capacity = |memory| Capacity { cpu_milli: 4_000, memory, storage: 1_000 };
-        assert_eq!(node_facts(capacity(4 << 30), vec![]).allocatable_memory, (4 << 30) - (100 << 20));
+        let capacity = |memory| Capacity {
+            cpu_milli: 4_000,
+            memory,
+            storage: 1_000,
+        };
+        assert_eq!(
+            node_facts(capacity(4 << 30), vec![]).allocatable_memory,
+            (4 << 30) - (100 << 20)
+        );
         assert_eq!(node_facts(capacity(500 << 20), vec![]).allocatable_memory, 450 << 20);
     }
 }

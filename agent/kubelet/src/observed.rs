@@ -126,7 +126,11 @@ pub(crate) fn container(listed: &v1::Container, status: &v1::ContainerStatus) ->
         exit_code: status.exit_code,
         reason: status.reason.clone(),
         message: status.message.clone(),
-        image: status.image.as_ref().map(|image| image.image.clone()).unwrap_or_default(),
+        image: status
+            .image
+            .as_ref()
+            .map(|image| image.image.clone())
+            .unwrap_or_default(),
         image_id: status.image_ref.clone(),
         hash: annotation(label::CONTAINER_HASH),
     }

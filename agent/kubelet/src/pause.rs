@@ -16,6 +16,9 @@ pub const PROGRAM: &[u8] = include_bytes!(env!("MINIDC_PAUSE"));
 /// None in practice: the archive is written to memory.
 pub fn archive(name: &str) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    ImageBuilder::new(name).entrypoint(["/pause"]).file(File::program("/pause", PROGRAM)).write_to(&mut bytes)?;
+    ImageBuilder::new(name)
+        .entrypoint(["/pause"])
+        .file(File::program("/pause", PROGRAM))
+        .write_to(&mut bytes)?;
     Ok(bytes)
 }

@@ -122,7 +122,10 @@ pub(crate) fn plan(situation: &Situation<'_>) -> Plan {
 fn stop(situation: &Situation<'_>, remove: bool) -> Plan {
     let Situation { observed, memory, .. } = situation;
     let mut plan = Plan::default();
-    let running = observed.containers.iter().filter(|container| matches!(container.state, State::Running | State::Unknown));
+    let running = observed
+        .containers
+        .iter()
+        .filter(|container| matches!(container.state, State::Running | State::Unknown));
     let stops: Vec<Stop> = running.map(|container| stop_order(container, None)).collect();
     if !stops.is_empty() {
         plan.actions.push(Action::StopContainers(stops));
@@ -138,8 +141,12 @@ fn stop(situation: &Situation<'_>, remove: bool) -> Plan {
     }
     if remove {
         let known: BTreeSet<_> = observed.sandboxes.iter().map(|sandbox| &sandbox.id).collect();
-        let orphans = observed.containers.iter().filter(|container| !known.contains(&container.sandbox));
-        plan.actions.extend(orphans.map(|container| Action::RemoveContainer(container.id.clone())));
+        let orphans = observed
+            .containers
+            .iter()
+            .filter(|container| !known.contains(&container.sandbox));
+        plan.actions
+            .extend(orphans.map(|container| Action::RemoveContainer(container.id.clone())));
         if plan.actions.is_empty() {
             plan.actions.push(Action::Finish);
         }
@@ -150,7 +157,11 @@ fn stop(situation: &Situation<'_>, remove: bool) -> Plan {
 
 fn stop_order(container: &Container, message: Option<String>) -> Stop {
     let message = message.unwrap_or_else(|| format!("Stopping container {}", container.name));
-    Stop { id: container.id.clone(), name: container.name.clone(), message }
+    Stop {
+        id: container.id.clone(),
+        name: container.name.clone(),
+        message,
+    }
 }
 
 /// Drops the steps when the last try of their kind was too short ago.
@@ -164,7 +175,11 @@ fn hold_back(situation: &Situation<'_>, plan: &mut Plan, kind: &str) {
 }
 
 fn held(situation: &Situation<'_>, kind: &str) -> Option<Duration> {
-    let wait = situation.memory.not_before.get(kind)?.checked_duration_since(situation.now)?;
+    let wait = situation
+        .memory
+        .not_before
+        .get(kind)?
+        .checked_duration_since(situation.now)?;
     (!wait.is_zero()).then_some(wait)
 }
 
@@ -173,7 +188,10 @@ enum Fate {
     /// It runs, or is done for good.
     Settled,
     /// Start it, after removing a leftover that never ran.
-    Start { replaces: Option<String>, remove: Option<String> },
+    Start {
+        replaces: Option<String>,
+        remove: Option<String>,
+    },
     /// Start it once the wait is over.
     Wait(Duration),
     /// It is not what the pod asks for any more.
@@ -201,7 +219,10 @@ fn run(situation: &Situation<'_>) -> Plan {
     let mut starts = Vec::new();
     let mut first = Vec::new();
     // Init containers run once per sandbox, in order; once a main container exists here they are known to be done.
-    let mains_exist = spec.containers.iter().any(|container| observed.instances(&container.name).any(|found| found.sandbox == here));
+    let mains_exist = spec
+        .containers
+        .iter()
+        .any(|container| observed.instances(&container.name).any(|found| found.sandbox == here));
     let mut initialized = true;
     let mut failed = false;
     for container in spec.init_containers.iter().flatten() {
@@ -218,7 +239,11 @@ fn run(situation: &Situation<'_>) -> Plan {
         let fate = fate(situation, container, policy, here);
         let done = match &fate {
             Fate::Settled => latest_here(observed, &container.name, here).is_some_and(|found| {
-                if sidecar { found.state == State::Running } else { found.state == State::Exited && found.exit_code == 0 }
+                if sidecar {
+                    found.state == State::Running
+                } else {
+                    found.state == State::Exited && found.exit_code == 0
+                }
             }),
             _ => false,
         };
@@ -235,7 +260,9 @@ fn run(situation: &Situation<'_>) -> Plan {
     for container in &spec.containers {
         let fate = fate(situation, container, restart_policy(spec), here);
         unfinished |= !matches!(fate, Fate::Settled)
-            || observed.latest(&container.name).is_some_and(|found| found.state != State::Exited);
+            || observed
+                .latest(&container.name)
+                .is_some_and(|found| found.state != State::Exited);
         if initialized && !failed {
             apply(situation, &mut plan, &mut main_starts, &mut first, container, fate);
         }
@@ -251,7 +278,10 @@ fn run(situation: &Situation<'_>) -> Plan {
     };
     // Sandboxes of the past, left by a crash.
     for old in observed.sandboxes.iter().filter(|old| old.id != sandbox.id) {
-        first.extend([Action::StopSandbox(old.id.clone()), Action::RemoveSandbox(old.id.clone())]);
+        first.extend([
+            Action::StopSandbox(old.id.clone()),
+            Action::RemoveSandbox(old.id.clone()),
+        ]);
     }
     first.extend(superseded(observed, sandbox).map(|container| Action::RemoveContainer(container.id.clone())));
     if !situation.volumes_ready {
@@ -278,10 +308,17 @@ fn new_sandbox(situation: &Situation<'_>) -> Plan {
     let mut plan = Plan::default();
     for old in &situation.observed.sandboxes {
         // Frees the address and ends what may still run in it; needed also for one that a power cut left.
-        plan.actions.extend([Action::StopSandbox(old.id.clone()), Action::RemoveSandbox(old.id.clone())]);
+        plan.actions.extend([
+            Action::StopSandbox(old.id.clone()),
+            Action::RemoveSandbox(old.id.clone()),
+        ]);
     }
     if situation.volumes_ready {
-        let attempt = situation.observed.sandboxes.first().map_or(0, |sandbox| sandbox.attempt + 1);
+        let attempt = situation
+            .observed
+            .sandboxes
+            .first()
+            .map_or(0, |sandbox| sandbox.attempt + 1);
         plan.actions.push(Action::RunSandbox(attempt));
     }
     hold_back(situation, &mut plan, "sandbox");
@@ -289,19 +326,27 @@ fn new_sandbox(situation: &Situation<'_>) -> Plan {
 }
 
 fn fate(situation: &Situation<'_>, container: &core::Container, policy: &str, here: &str) -> Fate {
-    let Situation { observed, memory, now, .. } = situation;
+    let Situation {
+        observed, memory, now, ..
+    } = situation;
     let Some(found) = latest_here(observed, &container.name, here) else {
         // Not in this sandbox. What ended for good in an earlier one is not run again.
-        let before = observed.latest(&container.name).filter(|found| found.state == State::Exited);
-        let is_init = situation
-            .pod
-            .spec
-            .as_ref()
-            .is_some_and(|spec| spec.init_containers.iter().flatten().any(|init| init.name == container.name));
+        let before = observed
+            .latest(&container.name)
+            .filter(|found| found.state == State::Exited);
+        let is_init = situation.pod.spec.as_ref().is_some_and(|spec| {
+            spec.init_containers
+                .iter()
+                .flatten()
+                .any(|init| init.name == container.name)
+        });
         return match before {
             Some(ended) if !is_init && policy == "Never" && ended.exit_code != 0 => Fate::Settled,
             Some(ended) if !is_init && policy != "Always" && ended.exit_code == 0 => Fate::Settled,
-            before => Fate::Start { replaces: before.map(|ended| ended.id.clone()), remove: None },
+            before => Fate::Start {
+                replaces: before.map(|ended| ended.id.clone()),
+                remove: None,
+            },
         };
     };
     match found.state {
@@ -311,27 +356,43 @@ fn fate(situation: &Situation<'_>, container: &core::Container, policy: &str, he
         }
         State::Running => Fate::Settled,
         // The agent ended between making and starting it.
-        State::Created => Fate::Start { replaces: None, remove: Some(found.id.clone()) },
+        State::Created => Fate::Start {
+            replaces: None,
+            remove: Some(found.id.clone()),
+        },
         State::Unknown => Fate::Replace(stop_order(found, None)),
         State::Exited => {
             let definition_changed = found.hash != container::hash(container);
             match (policy, found.exit_code) {
                 _ if definition_changed => {}
                 ("Never", 0) | ("OnFailure", 0) => return Fate::Settled,
-                ("Never", _) => return if is_main(situation, container) { Fate::Settled } else { Fate::Failed },
+                ("Never", _) => {
+                    return if is_main(situation, container) {
+                        Fate::Settled
+                    } else {
+                        Fate::Failed
+                    };
+                }
                 _ => {}
             }
             let ended = memory.exits.get(&found.id).copied().unwrap_or(*now);
             match memory.crashes.remaining(&container.name, ended, *now) {
                 Some(wait) => Fate::Wait(wait),
-                None => Fate::Start { replaces: Some(found.id.clone()), remove: None },
+                None => Fate::Start {
+                    replaces: Some(found.id.clone()),
+                    remove: None,
+                },
             }
         }
     }
 }
 
 fn is_main(situation: &Situation<'_>, container: &core::Container) -> bool {
-    situation.pod.spec.as_ref().is_some_and(|spec| spec.containers.iter().any(|main| main.name == container.name))
+    situation
+        .pod
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.containers.iter().any(|main| main.name == container.name))
 }
 
 fn apply(
@@ -353,7 +414,10 @@ fn apply(
         },
         Fate::Wait(wait) => {
             let delay = situation.memory.crashes.delay(&container.name);
-            plan.crashing.insert(container.name.clone(), crash_waiting(situation.pod, &container.name, delay));
+            plan.crashing.insert(
+                container.name.clone(),
+                crash_waiting(situation.pod, &container.name, delay),
+            );
             plan.wake(wait);
         }
         Fate::Start { replaces, remove } => {
@@ -362,9 +426,18 @@ fn apply(
                 return;
             }
             first.extend(remove.map(Action::RemoveContainer));
-            let sandbox = situation.observed.ready_sandbox().map(|sandbox| sandbox.id.clone()).unwrap_or_default();
+            let sandbox = situation
+                .observed
+                .ready_sandbox()
+                .map(|sandbox| sandbox.id.clone())
+                .unwrap_or_default();
             let attempt = next_attempt(situation, &container.name);
-            starts.push(Action::StartContainer { sandbox, name: container.name.clone(), attempt, replaces });
+            starts.push(Action::StartContainer {
+                sandbox,
+                name: container.name.clone(),
+                attempt,
+                replaces,
+            });
         }
     }
 }
@@ -374,19 +447,30 @@ fn crash_waiting(pod: &core::Pod, name: &str, delay: Duration) -> Waiting {
     let pod = PodIdentity::of(pod);
     Waiting {
         reason: "CrashLoopBackOff".into(),
-        message: format!("back-off {} restarting failed container={name} pod={pod}", go_duration(delay)),
+        message: format!(
+            "back-off {} restarting failed container={name} pod={pod}",
+            go_duration(delay)
+        ),
     }
 }
 
 /// As Go prints a duration of whole seconds: `10s`, `1m20s`, `5m0s`.
 fn go_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+    if seconds < 60 {
+        format!("{seconds}s")
+    } else {
+        format!("{}m{}s", seconds / 60, seconds % 60)
+    }
 }
 
 /// One more than any instance known of; instances that were made but never ran do not count.
 fn next_attempt(situation: &Situation<'_>, name: &str) -> u32 {
-    let ran = situation.observed.instances(name).filter(|found| found.state != State::Created).map(|found| found.attempt);
+    let ran = situation
+        .observed
+        .instances(name)
+        .filter(|found| found.state != State::Created)
+        .map(|found| found.attempt);
     let remembered = situation.memory.attempts.get(name).copied();
     ran.chain(remembered).max().map_or(0, |attempt| attempt + 1)
 }

@@ -1,6 +1,7 @@
 //! All pods of the node: one task for each, told what is wanted and what happened.
 
 mod image;
+mod news;
 mod start;
 mod worker;
 
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{EnvFromSource, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -22,6 +23,7 @@ use crate::plan::Intent;
 use crate::resources::{self, QosClass};
 use crate::runtime::{RuntimeError, RuntimeEvent, label};
 
+use news::{asks_the_same, same_sources};
 use worker::{Bell, Input, Worker};
 
 /// Everything is looked at this often, in case an event was lost.
@@ -37,6 +39,15 @@ struct Task {
     bell: Arc<Bell>,
     /// What the runtime held of the pod at the last look: ids and states.
     fingerprint: Vec<(String, i32)>,
+}
+
+/// What the runtime holds of a pod, by its labels.
+struct Listed {
+    pod: PodIdentity,
+    /// Ids and states of its sandboxes and containers.
+    states: Vec<(String, i32)>,
+    /// Its grace period in seconds.
+    grace: i64,
 }
 
 /// Keeps one task per pod.
@@ -145,7 +156,12 @@ impl Pods {
                     task.input.send_if_modified(|input| {
                         let news = input.intent != Intent::Remove || input.confirm;
                         if news {
-                            *input = Input { intent: Intent::Remove, confirm: false, version: input.version + 1, ..input.clone() };
+                            *input = Input {
+                                intent: Intent::Remove,
+                                confirm: false,
+                                version: input.version + 1,
+                                ..input.clone()
+                            };
                         }
                         news
                     });
@@ -164,7 +180,13 @@ impl Pods {
             _ => Intent::Run,
         };
         let Some(task) = self.tasks.get(&identity.uid) else {
-            let input = Input { pod: pod.clone(), intent, desired: desired.clone(), confirm, version: 0 };
+            let input = Input {
+                pod: pod.clone(),
+                intent,
+                desired: desired.clone(),
+                confirm,
+                version: 0,
+            };
             self.spawn(identity, input);
             return;
         };
@@ -172,7 +194,8 @@ impl Pods {
         task.input.send_if_modified(|input| {
             let same_pod = Arc::ptr_eq(&input.pod, pod);
             let same_pod = same_pod || asks_the_same(&input.pod, pod);
-            let news = input.intent != intent || input.confirm != confirm || !same_pod || !same_sources(old, desired, pod);
+            let news =
+                input.intent != intent || input.confirm != confirm || !same_pod || !same_sources(old, desired, pod);
             input.desired = desired.clone();
             input.pod = pod.clone();
             if news {
@@ -188,7 +211,14 @@ impl Pods {
         let bell = Arc::new(Bell::default());
         let worker = Worker::new(self.context.clone(), identity.clone(), receiver, bell.clone());
         self.running.spawn(worker.run());
-        self.tasks.insert(identity.uid, Task { input: sender, bell, fingerprint: Vec::new() });
+        self.tasks.insert(
+            identity.uid,
+            Task {
+                input: sender,
+                bell,
+                fingerprint: Vec::new(),
+            },
+        );
     }
 
     /// Rings for the pod that a container or sandbox belongs to.
@@ -198,7 +228,11 @@ impl Pods {
             let runtime = &self.context.runtime;
             let labels = match runtime.container_status(id).await {
                 Ok(status) => status.labels,
-                Err(_) => runtime.sandbox_status(id).await.map(|status| status.labels).unwrap_or_default(),
+                Err(_) => runtime
+                    .sandbox_status(id)
+                    .await
+                    .map(|status| status.labels)
+                    .unwrap_or_default(),
             };
             if let Some(uid) = labels.get(label::POD_UID) {
                 self.owners.insert(id.to_owned(), uid.clone());
@@ -213,26 +247,44 @@ impl Pods {
         let runtime = &self.context.runtime;
         let (sandboxes, containers) = futures::join!(runtime.sandboxes(None), runtime.containers(None));
         let (sandboxes, containers) = (sandboxes?, containers?);
-        let mut found: BTreeMap<String, (PodIdentity, Vec<(String, i32)>, i64)> = BTreeMap::new();
+        let mut found: BTreeMap<String, Listed> = BTreeMap::new();
         self.owners.clear();
-        let listed = sandboxes.iter().map(|sandbox| (&sandbox.id, &sandbox.labels, &sandbox.annotations, sandbox.state));
-        let listed = listed.chain(
-            containers.iter().map(|container| (&container.id, &container.labels, &container.annotations, container.state + 100)),
-        );
+        let listed = sandboxes
+            .iter()
+            .map(|sandbox| (&sandbox.id, &sandbox.labels, &sandbox.annotations, sandbox.state));
+        let listed = listed.chain(containers.iter().map(|container| {
+            (
+                &container.id,
+                &container.labels,
+                &container.annotations,
+                container.state + 100,
+            )
+        }));
         for (id, labels, annotations, state) in listed {
             let of = |key: &str| labels.get(key).cloned().unwrap_or_default();
-            let pod =
-                PodIdentity { namespace: of(label::POD_NAMESPACE), name: of(label::POD_NAME), uid: of(label::POD_UID) };
+            let pod = PodIdentity {
+                namespace: of(label::POD_NAMESPACE),
+                name: of(label::POD_NAME),
+                uid: of(label::POD_UID),
+            };
             if pod.uid.is_empty() {
                 continue;
             }
             self.owners.insert(id.clone(), pod.uid.clone());
-            let grace = annotations.get(label::GRACE_PERIOD).and_then(|grace| grace.parse().ok()).unwrap_or(30);
-            let entry = found.entry(pod.uid.clone()).or_insert((pod, Vec::new(), grace));
-            entry.1.push((id.clone(), state));
+            let grace = annotations
+                .get(label::GRACE_PERIOD)
+                .and_then(|grace| grace.parse().ok())
+                .unwrap_or(30);
+            let fresh = |pod| Listed {
+                pod,
+                states: Vec::new(),
+                grace,
+            };
+            let entry = found.entry(pod.uid.clone()).or_insert_with(|| fresh(pod));
+            entry.states.push((id.clone(), state));
         }
         for (uid, task) in &mut self.tasks {
-            let mut now = found.get(uid).map(|(_, states, _)| states.clone()).unwrap_or_default();
+            let mut now = found.get(uid).map(|listed| listed.states.clone()).unwrap_or_default();
             now.sort();
             if now != task.fingerprint {
                 task.fingerprint = now;
@@ -242,10 +294,15 @@ impl Pods {
         if !self.last.synced {
             return Ok(());
         }
-        let known: BTreeSet<String> =
-            self.last.pods.values().filter_map(|pod| pod.metadata.uid.clone()).chain(self.tasks.keys().cloned()).collect();
+        let known: BTreeSet<String> = self
+            .last
+            .pods
+            .values()
+            .filter_map(|pod| pod.metadata.uid.clone())
+            .chain(self.tasks.keys().cloned())
+            .collect();
         let orphans: Vec<_> = found.into_iter().filter(|(uid, _)| !known.contains(uid)).collect();
-        for (_, (pod, _, grace)) in orphans {
+        for (_, Listed { pod, grace, .. }) in orphans {
             tracing::info!(%pod, "runs here but is not wanted any more");
             let input = Input {
                 pod: Arc::new(stand_in(&pod, grace)),
@@ -267,21 +324,34 @@ impl Pods {
         let context = self.context.clone();
         let known: BTreeSet<String> = known.iter().chain(self.tasks.keys()).cloned().collect();
         let swept = tokio::task::spawn_blocking(move || {
-            for entry in std::fs::read_dir(&context.directories.pods).into_iter().flatten().flatten() {
+            for entry in std::fs::read_dir(&context.directories.pods)
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let uid = entry.file_name().to_string_lossy().into_owned();
                 if !known.contains(&uid) {
-                    let pod = PodIdentity { namespace: String::new(), name: String::new(), uid };
+                    let pod = PodIdentity {
+                        namespace: String::new(),
+                        name: String::new(),
+                        uid,
+                    };
                     if let Err(error) = crate::volumes::clean_up(&context.directories, &pod) {
                         tracing::warn!(uid = pod.uid, %error, "cannot remove the files of a pod that is gone");
                     }
                     context.cgroups.remove(&pod);
                 }
             }
-            for entry in std::fs::read_dir(&context.directories.logs).into_iter().flatten().flatten() {
+            for entry in std::fs::read_dir(&context.directories.logs)
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 // namespace_name_uid; none of them has an underscore.
                 let mut parts = name.split('_');
-                let (Some(_), Some(_), Some(uid), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+                let (Some(_), Some(_), Some(uid), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+                else {
                     continue;
                 };
                 if !known.contains(uid)
@@ -306,70 +376,15 @@ impl Pods {
             }
         }
         for (class, milli) in sums {
-            if let Err(error) = self.context.cgroups.set_class_shares(class, resources::cpu_shares(milli)) {
+            if let Err(error) = self
+                .context
+                .cgroups
+                .set_class_shares(class, resources::cpu_shares(milli))
+            {
                 tracing::debug!(?class, %error, "the class runs without its share");
             }
         }
     }
-}
-
-/// Whether two versions of a pod ask the same of its task. The status does not count: it came from there.
-fn asks_the_same(old: &Pod, new: &Pod) -> bool {
-    // Conditions that others set can open a readiness gate.
-    fn gates(pod: &Pod) -> Vec<(&str, &str)> {
-        let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
-        let gates: BTreeSet<&str> = gates.map(|gate| gate.condition_type.as_str()).collect();
-        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let conditions = conditions.map(|condition| (condition.type_.as_str(), condition.status.as_str()));
-        conditions.filter(|(kind, _)| gates.contains(kind)).collect()
-    }
-    let (before, after) = (&old.metadata, &new.metadata);
-    before.labels == after.labels
-        && before.annotations == after.annotations
-        && before.deletion_grace_period_seconds == after.deletion_grace_period_seconds
-        && before.generation == after.generation
-        && old.spec == new.spec
-        && gates(old) == gates(new)
-}
-
-/// Names of the config maps and secrets that a pod uses.
-fn sources(spec: &PodSpec) -> (BTreeSet<&str>, BTreeSet<&str>) {
-    let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
-    for volume in spec.volumes.iter().flatten() {
-        maps.extend(volume.config_map.as_ref().map(|source| source.name.as_str()));
-        secrets.extend(volume.secret.as_ref().and_then(|source| source.secret_name.as_deref()));
-        for part in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
-            maps.extend(part.config_map.as_ref().map(|source| source.name.as_str()));
-            secrets.extend(part.secret.as_ref().map(|source| source.name.as_str()));
-        }
-    }
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-        for EnvFromSource { config_map_ref, secret_ref, .. } in container.env_from.iter().flatten() {
-            maps.extend(config_map_ref.as_ref().map(|reference| reference.name.as_str()));
-            secrets.extend(secret_ref.as_ref().map(|reference| reference.name.as_str()));
-        }
-        for source in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
-            maps.extend(source.config_map_key_ref.as_ref().map(|reference| reference.name.as_str()));
-            secrets.extend(source.secret_key_ref.as_ref().map(|reference| reference.name.as_str()));
-        }
-    }
-    (maps, secrets)
-}
-
-/// Whether what the pod uses is the same in both.
-fn same_sources(old: &Desired, new: &Desired, pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return true };
-    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    let (maps, secrets) = sources(spec);
-    fn same<T>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
-        match (old, new) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (old, new) => old.is_none() && new.is_none(),
-        }
-    }
-    let key = |name: &str| (namespace.clone(), name.to_owned());
-    maps.into_iter().all(|name| same(old.config_maps.get(&key(name)), new.config_maps.get(&key(name))))
-        && secrets.into_iter().all(|name| same(old.secrets.get(&key(name)), new.secrets.get(&key(name))))
 }
 
 /// A pod of which only the runtime's labels are known.
@@ -381,7 +396,13 @@ fn stand_in(pod: &PodIdentity, grace: i64) -> Pod {
             uid: Some(pod.uid.clone()),
             ..ObjectMeta::default()
         },
-        spec: Some(PodSpec { termination_grace_period_seconds: Some(grace), ..PodSpec::default() }),
+        spec: Some(PodSpec {
+            termination_grace_period_seconds: Some(grace),
+            ..PodSpec::default()
+        }),
         status: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,10 @@ pub(crate) enum Severity {
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
-    Pod { pod: PodIdentity, container: Option<String> },
+    Pod {
+        pod: PodIdentity,
+        container: Option<String>,
+    },
     Node,
 }
 
@@ -59,20 +62,41 @@ impl Recorder {
     /// A recorder, and the part that sends.
     pub(crate) fn new(node: String, control_plane: Arc<dyn ControlPlane>) -> (Self, Sender) {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let sending = Sender { node, control_plane, receiver, known: BTreeMap::new(), spam: BTreeMap::new(), number: 0 };
+        let sending = Sender {
+            node,
+            control_plane,
+            receiver,
+            known: BTreeMap::new(),
+            spam: BTreeMap::new(),
+            number: 0,
+        };
         (Self { sender }, sending)
     }
 
     fn say(&self, subject: Subject, severity: Severity, reason: &'static str, message: String) {
         tracing::debug!(?subject, reason, message, "event");
-        let event = Event { subject, severity, reason, message, at: Timestamp::now() };
+        let event = Event {
+            subject,
+            severity,
+            reason,
+            message,
+            at: Timestamp::now(),
+        };
         // A full queue means that the control plane has been away for long.
         let _ = self.sender.try_send(event);
     }
 
     /// About a pod as a whole.
     pub(crate) fn pod(&self, pod: &PodIdentity, severity: Severity, reason: &'static str, message: impl Into<String>) {
-        self.say(Subject::Pod { pod: pod.clone(), container: None }, severity, reason, message.into());
+        self.say(
+            Subject::Pod {
+                pod: pod.clone(),
+                container: None,
+            },
+            severity,
+            reason,
+            message.into(),
+        );
     }
 
     /// About one container; `field` is its path, for instance `spec.containers{web}`.
@@ -84,7 +108,10 @@ impl Recorder {
         reason: &'static str,
         message: impl Into<String>,
     ) {
-        let subject = Subject::Pod { pod: pod.clone(), container: Some(field.to_owned()) };
+        let subject = Subject::Pod {
+            pod: pod.clone(),
+            container: Some(field.to_owned()),
+        };
         self.say(subject, severity, reason, message.into());
     }
 
@@ -129,14 +156,27 @@ impl Sender {
 
     async fn send(&mut self, event: &Event) {
         let now = Instant::now();
-        let key = format!("{:?} {:?} {} {}", event.subject, event.severity, event.reason, event.message);
-        let known = self.known.get_mut(&key).filter(|known| now.duration_since(known.last) < SAME_EVENT);
+        let key = format!(
+            "{:?} {:?} {} {}",
+            event.subject, event.severity, event.reason, event.message
+        );
+        let known = self
+            .known
+            .get_mut(&key)
+            .filter(|known| now.duration_since(known.last) < SAME_EVENT);
         if let Some(known) = known {
             known.count += 1;
             known.last = now;
             let patch = json!({"count": known.count, "lastTimestamp": stamp(event.at)});
             let path = known.path.clone();
-            let answer = request(&*self.control_plane, "PATCH", &path, "application/merge-patch+json", &patch).await;
+            let answer = request(
+                &*self.control_plane,
+                "PATCH",
+                &path,
+                "application/merge-patch+json",
+                &patch,
+            )
+            .await;
             if answer != 404 {
                 return;
             }
@@ -152,12 +192,20 @@ impl Sender {
             return;
         }
         if self.known.len() >= REMEMBERED {
-            self.known.retain(|_, known| now.duration_since(known.last) < SAME_EVENT);
+            self.known
+                .retain(|_, known| now.duration_since(known.last) < SAME_EVENT);
             if self.known.len() >= REMEMBERED {
                 self.known.clear();
             }
         }
-        self.known.insert(key, Known { path: format!("{collection}/{name}"), count: 1, last: now });
+        self.known.insert(
+            key,
+            Known {
+                path: format!("{collection}/{name}"),
+                count: 1,
+                last: now,
+            },
+        );
     }
 
     /// A bucket of tokens per object.
@@ -183,17 +231,18 @@ impl Sender {
         self.number += 1;
         let (namespace, involved, object_name) = match &event.subject {
             Subject::Pod { pod, container } => {
-                let mut involved =
-                    json!({"kind": "Pod", "apiVersion": "v1", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid});
+                let mut involved = json!({"kind": "Pod", "apiVersion": "v1", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid});
                 if let Some(field) = container {
                     involved["fieldPath"] = json!(field);
                 }
                 (pod.namespace.as_str(), involved, pod.name.as_str())
             }
             // As upstream: a node event carries the node's name as its UID.
-            Subject::Node => {
-                ("default", json!({"kind": "Node", "apiVersion": "v1", "name": self.node, "uid": self.node}), self.node.as_str())
-            }
+            Subject::Node => (
+                "default",
+                json!({"kind": "Node", "apiVersion": "v1", "name": self.node, "uid": self.node}),
+                self.node.as_str(),
+            ),
         };
         let nanoseconds = event.at.as_nanosecond() as u64;
         let name = format!("{object_name}.{:x}", nanoseconds.wrapping_add(self.number));
@@ -220,11 +269,20 @@ pub(crate) fn stamp(at: Timestamp) -> String {
 }
 
 /// Sends once the control plane is there; the answer is the status code.
-async fn request(control_plane: &dyn ControlPlane, method: &'static str, path: &str, content: &'static str, body: &Value) -> u16 {
+async fn request(
+    control_plane: &dyn ControlPlane,
+    method: &'static str,
+    path: &str,
+    content: &'static str,
+    body: &Value,
+) -> u16 {
     let body = body.to_string().into_bytes();
     loop {
         wait_until_connected(control_plane).await;
-        match control_plane.request(method, path.to_owned(), content, body.clone()).await {
+        match control_plane
+            .request(method, path.to_owned(), content, body.clone())
+            .await
+        {
             Ok((code, _)) => return code,
             // The link says so before `connected` does; it will be back.
             Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,

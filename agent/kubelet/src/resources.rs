@@ -63,11 +63,17 @@ pub(crate) fn amount(amounts: Option<&BTreeMap<String, resource::Quantity>>, nam
 }
 
 fn limits(container: &Container) -> Option<&BTreeMap<String, resource::Quantity>> {
-    container.resources.as_ref().and_then(|resources| resources.limits.as_ref())
+    container
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.limits.as_ref())
 }
 
 fn requests(container: &Container) -> Option<&BTreeMap<String, resource::Quantity>> {
-    container.resources.as_ref().and_then(|resources| resources.requests.as_ref())
+    container
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.requests.as_ref())
 }
 
 /// A limit of `container`.
@@ -81,7 +87,9 @@ pub(crate) fn request(container: &Container, name: &str) -> Option<Quantity> {
 }
 
 fn milli(quantity: Option<Quantity>) -> i64 {
-    quantity.and_then(|quantity| i64::try_from(quantity.milli()).ok()).unwrap_or(0)
+    quantity
+        .and_then(|quantity| i64::try_from(quantity.milli()).ok())
+        .unwrap_or(0)
 }
 
 fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
@@ -91,7 +99,8 @@ fn all_containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
 /// The class of a pod, by the rules of `pkg/apis/core/v1/helper/qos`.
 pub(crate) fn qos_class(spec: &PodSpec) -> QosClass {
     let names = ["cpu", "memory"];
-    let positive = |amounts: &Amounts, name: &str| amount(amounts.as_ref(), name).filter(|quantity| !quantity.is_zero());
+    let positive =
+        |amounts: &Amounts, name: &str| amount(amounts.as_ref(), name).filter(|quantity| !quantity.is_zero());
     let mut anything = false;
     let mut guaranteed = true;
     for container in all_containers(spec) {
@@ -117,11 +126,19 @@ pub(crate) fn cpu_shares(milli: i64) -> i64 {
 
 /// CPU quota in microseconds per [`CPU_PERIOD`]; zero is none.
 fn cpu_quota(milli: i64) -> i64 {
-    if milli == 0 { 0 } else { (milli.saturating_mul(CPU_PERIOD) / 1_000).max(LEAST_CPU_QUOTA) }
+    if milli == 0 {
+        0
+    } else {
+        (milli.saturating_mul(CPU_PERIOD) / 1_000).max(LEAST_CPU_QUOTA)
+    }
 }
 
 /// What the kernel is told for one container; `memory_capacity` is the node's, in bytes.
-pub(crate) fn container_resources(spec: &PodSpec, container: &Container, memory_capacity: u64) -> LinuxContainerResources {
+pub(crate) fn container_resources(
+    spec: &PodSpec,
+    container: &Container,
+    memory_capacity: u64,
+) -> LinuxContainerResources {
     let milli_limit = milli(limit(container, "cpu"));
     LinuxContainerResources {
         cpu_period: if milli_limit == 0 { 0 } else { CPU_PERIOD },
@@ -164,18 +181,42 @@ pub(crate) struct PodResources {
 pub(crate) fn pod_resources(spec: &PodSpec) -> PodResources {
     let most = |of: &dyn Fn(&Container) -> Option<i64>| -> Option<i64> {
         let sum = spec.containers.iter().map(of).sum::<Option<i64>>()?;
-        let first = spec.init_containers.iter().flatten().map(of).collect::<Option<Vec<_>>>()?;
+        let first = spec
+            .init_containers
+            .iter()
+            .flatten()
+            .map(of)
+            .collect::<Option<Vec<_>>>()?;
         Some(first.into_iter().fold(sum, i64::max))
     };
     let requested = most(&|container| Some(milli(request(container, "cpu")))).unwrap_or(0);
-    let quota = most(&|container| limit(container, "cpu").map(|cpu| milli(Some(cpu))).filter(|milli| *milli > 0)).map(cpu_quota);
-    let memory = most(&|container| limit(container, "memory").map(Quantity::units).filter(|bytes| *bytes > 0));
-    PodResources { shares: cpu_shares(requested), quota, period: CPU_PERIOD, memory }
+    let quota = most(&|container| {
+        limit(container, "cpu")
+            .map(|cpu| milli(Some(cpu)))
+            .filter(|milli| *milli > 0)
+    })
+    .map(cpu_quota);
+    let memory = most(&|container| {
+        limit(container, "memory")
+            .map(Quantity::units)
+            .filter(|bytes| *bytes > 0)
+    });
+    PodResources {
+        shares: cpu_shares(requested),
+        quota,
+        period: CPU_PERIOD,
+        memory,
+    }
 }
 
 /// CPU requested by a pod in thousandths of a core.
 pub(crate) fn requested_cpu(pod: &Pod) -> i64 {
-    pod.spec.as_ref().map_or(0, |spec| spec.containers.iter().map(|container| milli(request(container, "cpu"))).sum())
+    pod.spec.as_ref().map_or(0, |spec| {
+        spec.containers
+            .iter()
+            .map(|container| milli(request(container, "cpu")))
+            .sum()
+    })
 }
 
 #[cfg(test)]
@@ -184,8 +225,11 @@ mod tests {
     use serde_json::json;
 
     fn spec(resources: &[serde_json::Value]) -> PodSpec {
-        let containers: Vec<_> =
-            resources.iter().enumerate().map(|(i, r)| json!({"name": format!("c{i}"), "resources": r})).collect();
+        let containers: Vec<_> = resources
+            .iter()
+            .enumerate()
+            .map(|(i, r)| json!({"name": format!("c{i}"), "resources": r}))
+            .collect();
         serde_json::from_value(json!({ "containers": containers })).unwrap()
     }
 
@@ -194,10 +238,19 @@ mod tests {
         let full = json!({"limits": {"cpu": "1", "memory": "64Mi"}, "requests": {"cpu": "1000m", "memory": "64Mi"}});
         assert_eq!(qos_class(&spec(&[json!({})])), QosClass::BestEffort);
         assert_eq!(qos_class(&spec(std::slice::from_ref(&full))), QosClass::Guaranteed);
-        assert_eq!(qos_class(&spec(&[json!({"limits": {"cpu": "1", "memory": "64Mi"}})])), QosClass::Guaranteed);
+        assert_eq!(
+            qos_class(&spec(&[json!({"limits": {"cpu": "1", "memory": "64Mi"}})])),
+            QosClass::Guaranteed
+        );
         assert_eq!(qos_class(&spec(&[full, json!({})])), QosClass::Burstable);
-        assert_eq!(qos_class(&spec(&[json!({"requests": {"cpu": "1m"}})])), QosClass::Burstable);
-        assert_eq!(qos_class(&spec(&[json!({"requests": {"cpu": "0"}})])), QosClass::BestEffort);
+        assert_eq!(
+            qos_class(&spec(&[json!({"requests": {"cpu": "1m"}})])),
+            QosClass::Burstable
+        );
+        assert_eq!(
+            qos_class(&spec(&[json!({"requests": {"cpu": "0"}})])),
+            QosClass::BestEffort
+        );
     }
 
     #[test]
@@ -213,14 +266,25 @@ mod tests {
     fn container_without_wishes_gets_least_shares_and_no_quota() {
         let spec = spec(&[json!({})]);
         let got = container_resources(&spec, &spec.containers[0], 1 << 30);
-        assert_eq!((got.cpu_shares, got.cpu_quota, got.memory_limit_in_bytes, got.oom_score_adj), (2, 0, 0, 1_000));
+        assert_eq!(
+            (
+                got.cpu_shares,
+                got.cpu_quota,
+                got.memory_limit_in_bytes,
+                got.oom_score_adj
+            ),
+            (2, 0, 0, 1_000)
+        );
     }
 
     #[test]
     fn pod_is_limited_only_when_all_its_containers_are() {
         let limited = json!({"limits": {"cpu": "500m", "memory": "10Mi"}});
         let got = pod_resources(&spec(&[limited.clone(), limited.clone()]));
-        assert_eq!((got.shares, got.quota, got.memory), (1_024, Some(100_000), Some(20 << 20)));
+        assert_eq!(
+            (got.shares, got.quota, got.memory),
+            (1_024, Some(100_000), Some(20 << 20))
+        );
         let got = pod_resources(&spec(&[limited, json!({})]));
         assert_eq!((got.shares, got.quota, got.memory), (512, None, None));
     }

@@ -2,6 +2,10 @@
 
 mod containerd;
 mod exits;
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod suite;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -65,7 +69,12 @@ pub(crate) trait Runtime: Send + Sync + 'static {
     /// Removes a stopped sandbox and its containers; fine to repeat.
     fn remove_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
     /// Makes a container; the answer is its id.
-    fn create_container(&self, sandbox: String, config: v1::ContainerConfig, sandbox_config: v1::PodSandboxConfig) -> Answer<'_, String>;
+    fn create_container(
+        &self,
+        sandbox: String,
+        config: v1::ContainerConfig,
+        sandbox_config: v1::PodSandboxConfig,
+    ) -> Answer<'_, String>;
     /// Starts a created container.
     fn start_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
     /// Asks the container to end and kills it after `seconds`; answers once it has ended.

@@ -24,22 +24,41 @@ const MOST_SERVERS: usize = 3;
 
 /// Where a pod's cgroup is below each controller's root.
 pub(crate) fn cgroup_parent(pod: &PodIdentity, spec: &PodSpec) -> String {
-    format!("/{CGROUP_ROOT}/{}/pod{}", resources::qos_class(spec).directory(), pod.uid)
+    format!(
+        "/{CGROUP_ROOT}/{}/pod{}",
+        resources::qos_class(spec).directory(),
+        pod.uid
+    )
 }
 
 /// The host name that the pod sees.
 pub(crate) fn hostname(pod: &PodIdentity, spec: &PodSpec) -> String {
-    let wanted = spec.hostname_override.as_ref().or(spec.hostname.as_ref()).filter(|name| !name.is_empty());
+    let wanted = spec
+        .hostname_override
+        .as_ref()
+        .or(spec.hostname.as_ref())
+        .filter(|name| !name.is_empty());
     let mut name = wanted.unwrap_or(&pod.name).clone();
     if name.len() > LONGEST_HOSTNAME {
-        name.truncate((0..=LONGEST_HOSTNAME).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0));
+        name.truncate(
+            (0..=LONGEST_HOSTNAME)
+                .rev()
+                .find(|at| name.is_char_boundary(*at))
+                .unwrap_or(0),
+        );
         name.truncate(name.trim_end_matches(['-', '.']).len());
     }
     name
 }
 
 /// What CRI is told of the sandbox. The same configuration accompanies each container of it.
-pub(crate) fn config(config: &Config, directories: &Directories, pod: &Pod, attempt: u32, resolv_conf: &str) -> v1::PodSandboxConfig {
+pub(crate) fn config(
+    config: &Config,
+    directories: &Directories,
+    pod: &Pod,
+    attempt: u32,
+    resolv_conf: &str,
+) -> v1::PodSandboxConfig {
     let identity = PodIdentity::of(pod);
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
@@ -47,12 +66,22 @@ pub(crate) fn config(config: &Config, directories: &Directories, pod: &Pod, atte
 
     let mut labels: HashMap<String, String> = pod.metadata.labels.clone().unwrap_or_default().into_iter().collect();
     labels.extend(pod_labels(&identity));
-    let mut annotations: HashMap<String, String> = pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect();
+    let mut annotations: HashMap<String, String> = pod
+        .metadata
+        .annotations
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .collect();
     annotations.remove(LAST_APPLIED);
     annotations.insert(label::GRACE_PERIOD.into(), grace_period(pod).to_string());
 
     v1::PodSandboxConfig {
-        hostname: if host_network { String::new() } else { hostname(&identity, spec) },
+        hostname: if host_network {
+            String::new()
+        } else {
+            hostname(&identity, spec)
+        },
         log_directory: directories.pod_logs(&identity).display().to_string(),
         dns_config: Some(dns(config, &identity, spec, resolv_conf)),
         port_mappings: if host_network { Vec::new() } else { port_mappings(spec) },
@@ -97,10 +126,18 @@ pub(crate) fn pod_labels(pod: &PodIdentity) -> [(String, String); 3] {
 /// Which namespaces are shared with whom.
 pub(crate) fn namespaces(spec: &PodSpec) -> v1::NamespaceOption {
     let node_or = |node: Option<bool>, otherwise: v1::NamespaceMode| {
-        if node == Some(true) { v1::NamespaceMode::Node } else { otherwise }
+        if node == Some(true) {
+            v1::NamespaceMode::Node
+        } else {
+            otherwise
+        }
     };
     let shared_pid = spec.share_process_namespace == Some(true);
-    let pid = if shared_pid { v1::NamespaceMode::Pod } else { v1::NamespaceMode::Container };
+    let pid = if shared_pid {
+        v1::NamespaceMode::Pod
+    } else {
+        v1::NamespaceMode::Container
+    };
     v1::NamespaceOption {
         network: node_or(spec.host_network, v1::NamespaceMode::Pod).into(),
         pid: node_or(spec.host_pid, pid).into(),
@@ -117,8 +154,12 @@ fn security_context(spec: &PodSpec) -> v1::LinuxSandboxSecurityContext {
         run_as_user: context.run_as_user.map(|value| v1::Int64Value { value }),
         run_as_group: context.run_as_group.map(|value| v1::Int64Value { value }),
         supplemental_groups: supplemental_groups(spec),
-        privileged: containers
-            .any(|container| container.security_context.as_ref().is_some_and(|context| context.privileged == Some(true))),
+        privileged: containers.any(|container| {
+            container
+                .security_context
+                .as_ref()
+                .is_some_and(|context| context.privileged == Some(true))
+        }),
         // The sandbox's own program needs next to nothing.
         seccomp: Some(v1::SecurityProfile::default()),
         ..Default::default()
@@ -127,8 +168,14 @@ fn security_context(spec: &PodSpec) -> v1::LinuxSandboxSecurityContext {
 
 /// The pod's extra groups, the one that owns its volumes among them.
 pub(crate) fn supplemental_groups(spec: &PodSpec) -> Vec<i64> {
-    let Some(context) = &spec.security_context else { return Vec::new() };
-    context.fs_group.into_iter().chain(context.supplemental_groups.iter().flatten().copied()).collect()
+    let Some(context) = &spec.security_context else {
+        return Vec::new();
+    };
+    context
+        .fs_group
+        .into_iter()
+        .chain(context.supplemental_groups.iter().flatten().copied())
+        .collect()
 }
 
 /// Kubernetes runs containers unconfined unless the pod says otherwise.
@@ -142,11 +189,17 @@ pub(crate) fn seccomp(profile: Option<&SeccompProfile>) -> v1::SecurityProfile {
         }
         _ => (ProfileType::Unconfined, String::new()),
     };
-    v1::SecurityProfile { profile_type: kind.into(), localhost_ref }
+    v1::SecurityProfile {
+        profile_type: kind.into(),
+        localhost_ref,
+    }
 }
 
 fn port_mappings(spec: &PodSpec) -> Vec<v1::PortMapping> {
-    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let ports = spec
+        .containers
+        .iter()
+        .flat_map(|container| container.ports.iter().flatten());
     ports
         .filter_map(|port| {
             let protocol = match port.protocol.as_deref() {
@@ -175,7 +228,11 @@ fn dns(config: &Config, pod: &PodIdentity, spec: &PodSpec, resolv_conf: &str) ->
         v1::DnsConfig::default()
     } else if cluster {
         let domain = &config.cluster_domain;
-        let mut searches = vec![format!("{}.svc.{domain}", pod.namespace), format!("svc.{domain}"), domain.clone()];
+        let mut searches = vec![
+            format!("{}.svc.{domain}", pod.namespace),
+            format!("svc.{domain}"),
+            domain.clone(),
+        ];
         searches.extend(node.searches);
         v1::DnsConfig {
             servers: config.cluster_dns.iter().map(ToString::to_string).collect(),
@@ -195,10 +252,15 @@ fn dns(config: &Config, pod: &PodIdentity, spec: &PodSpec, resolv_conf: &str) ->
         });
         options.extend(given);
         options.extend(
-            own.options.iter().flatten().filter_map(|option| Some((option.name.clone()?, option.value.clone()))),
+            own.options
+                .iter()
+                .flatten()
+                .filter_map(|option| Some((option.name.clone()?, option.value.clone()))),
         );
-        dns.options =
-            options.into_iter().map(|(name, value)| value.map_or(name.clone(), |value| format!("{name}:{value}"))).collect();
+        dns.options = options
+            .into_iter()
+            .map(|(name, value)| value.map_or(name.clone(), |value| format!("{name}:{value}")))
+            .collect();
     }
     for list in [&mut dns.servers, &mut dns.searches] {
         let mut seen = std::collections::BTreeSet::new();
@@ -217,7 +279,10 @@ fn parse_resolv_conf(text: &str) -> v1::DnsConfig {
             Some("nameserver") => dns.servers.extend(words.next().map(str::to_owned)),
             // The last search line counts.
             Some("search" | "domain") => {
-                dns.searches = words.map(|word| word.trim_end_matches('.').to_owned()).filter(|word| !word.is_empty()).collect();
+                dns.searches = words
+                    .map(|word| word.trim_end_matches('.').to_owned())
+                    .filter(|word| !word.is_empty())
+                    .collect();
             }
             Some("options") => dns.options = words.map(str::to_owned).collect(),
             _ => {}
@@ -242,7 +307,11 @@ pub(crate) fn hosts_file(config: &Config, pod: &Pod, pod_ips: &[String]) -> Stri
     for ip in pod_ips {
         let _ = match domain {
             Some(domain) => {
-                writeln!(text, "{ip}\t{name}.{domain}.{}.svc.{}\t{name}", identity.namespace, config.cluster_domain)
+                writeln!(
+                    text,
+                    "{ip}\t{name}.{domain}.{}.svc.{}\t{name}",
+                    identity.namespace, config.cluster_domain
+                )
             }
             None => writeln!(text, "{ip}\t{name}"),
         };
@@ -250,7 +319,12 @@ pub(crate) fn hosts_file(config: &Config, pod: &Pod, pod_ips: &[String]) -> Stri
     if let Some(aliases) = spec.host_aliases.as_ref().filter(|aliases| !aliases.is_empty()) {
         text.push_str("\n# Entries added by HostAliases.\n");
         for alias in aliases {
-            let _ = writeln!(text, "{}\t{}", alias.ip, alias.hostnames.as_deref().unwrap_or_default().join("\t"));
+            let _ = writeln!(
+                text,
+                "{}\t{}",
+                alias.ip,
+                alias.hostnames.as_deref().unwrap_or_default().join("\t")
+            );
         }
     }
     text
@@ -264,8 +338,12 @@ mod tests {
     fn made(spec: serde_json::Value) -> v1::PodSandboxConfig {
         let mut settings = Config::new("pi-1");
         settings.cluster_dns = vec!["100.65.0.10".parse().unwrap()];
-        let directories = Directories { pods: "/data/pods".into(), logs: "/var/log/pods".into() };
-        let pod = json!({"metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"}, "spec": spec});
+        let directories = Directories {
+            pods: "/data/pods".into(),
+            logs: "/var/log/pods".into(),
+        };
+        let mut pod = json!({"metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"}});
+        pod["spec"] = spec;
         let pod: Pod = serde_json::from_value(pod).unwrap();
         config(&settings, &directories, &pod, 2, "nameserver 192.168.1.1\nsearch lan\n")
     }
@@ -286,9 +364,15 @@ mod tests {
     fn cluster_first_asks_the_cluster_and_default_the_node() {
         let dns = made(json!({"containers": []})).dns_config.unwrap();
         assert_eq!(dns.servers, ["100.65.0.10"]);
-        assert_eq!(dns.searches, ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"]);
+        assert_eq!(
+            dns.searches,
+            ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"]
+        );
         assert_eq!(dns.options, ["ndots:5"]);
-        for spec in [json!({"containers": [], "dnsPolicy": "Default"}), json!({"containers": [], "hostNetwork": true})] {
+        for spec in [
+            json!({"containers": [], "dnsPolicy": "Default"}),
+            json!({"containers": [], "hostNetwork": true}),
+        ] {
             assert_eq!(made(spec).dns_config.unwrap().servers, ["192.168.1.1"]);
         }
     }
@@ -298,7 +382,10 @@ mod tests {
         let dns = made(json!({"containers": [], "dnsPolicy": "None", "dnsConfig":
             {"nameservers": ["9.9.9.9"], "searches": ["x"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}));
         let dns = dns.dns_config.unwrap();
-        assert_eq!((dns.servers, dns.searches), (vec!["9.9.9.9".to_owned()], vec!["x".to_owned()]));
+        assert_eq!(
+            (dns.servers, dns.searches),
+            (vec!["9.9.9.9".to_owned()], vec!["x".to_owned()])
+        );
         assert_eq!(dns.options, ["edns0", "ndots:2"]);
     }
 
@@ -307,13 +394,24 @@ mod tests {
         let containers = json!([{"name": "c", "ports": [{"containerPort": 80}, {"containerPort": 53, "hostPort": 5353, "protocol": "UDP"}]}]);
         let ports = made(json!({"containers": containers})).port_mappings;
         assert_eq!(ports.len(), 1);
-        assert_eq!((ports[0].host_port, ports[0].container_port, ports[0].protocol), (5353, 53, 1));
-        assert!(made(json!({"containers": containers, "hostNetwork": true})).port_mappings.is_empty());
+        assert_eq!(
+            (ports[0].host_port, ports[0].container_port, ports[0].protocol),
+            (5353, 53, 1)
+        );
+        assert!(
+            made(json!({"containers": containers, "hostNetwork": true}))
+                .port_mappings
+                .is_empty()
+        );
     }
 
     #[test]
     fn long_host_name_is_cut_cleanly() {
-        let pod = PodIdentity { namespace: "a".into(), name: format!("{}-b", "x".repeat(62)), uid: "u".into() };
+        let pod = PodIdentity {
+            namespace: "a".into(),
+            name: format!("{}-b", "x".repeat(62)),
+            uid: "u".into(),
+        };
         assert_eq!(hostname(&pod, &PodSpec::default()), "x".repeat(62));
     }
 }

@@ -44,9 +44,22 @@ struct Pod {
 }
 
 impl Stats {
-    pub(crate) fn new(registry: Registry, cgroups: Cgroups, data: PathBuf, sender: watch::Sender<Arc<NodeSample>>) -> Self {
+    pub(crate) fn new(
+        registry: Registry,
+        cgroups: Cgroups,
+        data: PathBuf,
+        sender: watch::Sender<Arc<NodeSample>>,
+    ) -> Self {
         let system = System::new(cgroups.clone(), data);
-        Self { registry, cgroups, system, sender, pods: Vec::new(), last: None, network: None }
+        Self {
+            registry,
+            cgroups,
+            system,
+            sender,
+            pods: Vec::new(),
+            last: None,
+            network: None,
+        }
     }
 
     /// Runs until `shutdown`.
@@ -73,13 +86,22 @@ impl Stats {
     fn follow_pods(&mut self) {
         let mut known: BTreeMap<String, Meter> = BTreeMap::new();
         for pod in self.pods.drain(..) {
-            known.extend(pod.containers.into_iter().map(|(_, meter)| (meter.id().to_owned(), meter)));
+            known.extend(
+                pod.containers
+                    .into_iter()
+                    .map(|(_, meter)| (meter.id().to_owned(), meter)),
+            );
         }
         for (identity, seen) in self.registry.all() {
             let Some(spec) = &seen.pod.spec else { continue };
             let parent = sandbox::cgroup_parent(&identity, spec);
             let mut containers = Vec::new();
-            for container in seen.observed.containers.iter().filter(|container| container.state == State::Running) {
+            for container in seen
+                .observed
+                .containers
+                .iter()
+                .filter(|container| container.state == State::Running)
+            {
                 let meter = known
                     .remove(&container.id)
                     .unwrap_or_else(|| Meter::new(&self.cgroups, &container.id, &format!("{parent}/{}", container.id)));
@@ -87,7 +109,11 @@ impl Stats {
             }
             if !containers.is_empty() {
                 containers.sort_by(|(one, _), (other, _)| one.cmp(other));
-                self.pods.push(Pod { namespace: identity.namespace, name: identity.name, containers });
+                self.pods.push(Pod {
+                    namespace: identity.namespace,
+                    name: identity.name,
+                    containers,
+                });
             }
         }
     }
@@ -124,7 +150,11 @@ impl Pod {
             .iter_mut()
             .filter_map(|(name, meter)| {
                 let (cpu_nanocores, memory_bytes) = meter.read(now)?;
-                Some(ContainerSample { name: name.clone(), cpu_nanocores, memory_bytes })
+                Some(ContainerSample {
+                    name: name.clone(),
+                    cpu_nanocores,
+                    memory_bytes,
+                })
             })
             .collect();
         (!containers.is_empty()).then(|| PodSample {
@@ -138,8 +168,8 @@ impl Pod {
 /// Units per second; zero for a first reading and for a counter that went back.
 fn rate(now: u64, then: Option<u64>, window: Duration) -> u64 {
     let grown = then.map_or(0, |then| now.saturating_sub(then));
-    let window = window.as_nanos();
-    if window == 0 { 0 } else { u64::try_from(u128::from(grown) * 1_000_000_000 / window).unwrap_or(u64::MAX) }
+    let rate = (u128::from(grown) * 1_000_000_000).checked_div(window.as_nanos());
+    u64::try_from(rate.unwrap_or(0)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -160,8 +190,14 @@ mod tests {
         let mut stats = Stats::new(Registry::default(), Cgroups::detect(), std::env::temp_dir(), sender);
         stats.sample();
         let sample = stats.sample();
-        assert!(sample.memory_bytes > 0 && sample.memory_available_bytes > 0, "{sample:?}");
-        assert!(sample.disk_size_bytes >= sample.disk_used_bytes && sample.disk_size_bytes > 0, "{sample:?}");
+        assert!(
+            sample.memory_bytes > 0 && sample.memory_available_bytes > 0,
+            "{sample:?}"
+        );
+        assert!(
+            sample.disk_size_bytes >= sample.disk_used_bytes && sample.disk_size_bytes > 0,
+            "{sample:?}"
+        );
         drop(receiver);
     }
 }

@@ -42,18 +42,34 @@ pub(crate) struct Facts<'a> {
 /// A time of the runtime, in whole seconds as Kubernetes writes them; `None` for "not happened".
 pub(crate) fn time(nanoseconds: i64) -> Option<Time> {
     let seconds = nanoseconds.div_euclid(1_000_000_000);
-    if nanoseconds <= 0 { None } else { Timestamp::from_second(seconds).ok().map(Time) }
+    if nanoseconds <= 0 {
+        None
+    } else {
+        Timestamp::from_second(seconds).ok().map(Time)
+    }
 }
 
 /// The status as it is to be stored.
 pub(crate) fn status(facts: &Facts<'_>) -> core::PodStatus {
-    let Facts { pod, observed, previous, .. } = facts;
+    let Facts {
+        pod,
+        observed,
+        previous,
+        ..
+    } = facts;
     let empty = core::PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let inits: Vec<_> = spec.init_containers.iter().flatten().collect();
     let has_inits = !inits.is_empty();
-    let init_statuses: Vec<_> = inits.iter().map(|container| container_status(facts, container, has_inits)).collect();
-    let statuses: Vec<_> = spec.containers.iter().map(|container| container_status(facts, container, has_inits)).collect();
+    let init_statuses: Vec<_> = inits
+        .iter()
+        .map(|container| container_status(facts, container, has_inits))
+        .collect();
+    let statuses: Vec<_> = spec
+        .containers
+        .iter()
+        .map(|container| container_status(facts, container, has_inits))
+        .collect();
     let phase = phase(spec, &init_statuses, &statuses, facts.over);
     let phase = match previous.phase.as_deref() {
         // An end is final.
@@ -66,7 +82,9 @@ pub(crate) fn status(facts: &Facts<'_>) -> core::PodStatus {
         Some(sandbox) => &sandbox.ips,
         None => &[],
     };
-    let ready_sandbox = observed.ready_sandbox().is_some_and(|sandbox| host_network || !sandbox.ips.is_empty());
+    let ready_sandbox = observed
+        .ready_sandbox()
+        .is_some_and(|sandbox| host_network || !sandbox.ips.is_empty());
     let final_phase = matches!(phase, "Succeeded" | "Failed");
     let conditions = conditions(facts, spec, &init_statuses, &statuses, phase, ready_sandbox);
     core::PodStatus {
@@ -75,9 +93,18 @@ pub(crate) fn status(facts: &Facts<'_>) -> core::PodStatus {
         message: previous.message.clone(),
         reason: previous.reason.clone(),
         host_ip: facts.host_ips.first().cloned(),
-        host_ips: none_if_empty(facts.host_ips.iter().map(|ip| core::HostIP { ip: ip.clone() }).collect()),
+        host_ips: none_if_empty(
+            facts
+                .host_ips
+                .iter()
+                .map(|ip| core::HostIP { ip: ip.clone() })
+                .collect(),
+        ),
         // A pod that is over shows the address it had.
-        pod_ip: pod_ips.first().cloned().or_else(|| previous.pod_ip.clone().filter(|_| final_phase)),
+        pod_ip: pod_ips
+            .first()
+            .cloned()
+            .or_else(|| previous.pod_ip.clone().filter(|_| final_phase)),
         pod_ips: none_if_empty(pod_ips.iter().map(|ip| core::PodIP { ip: ip.clone() }).collect())
             .or_else(|| previous.pod_ips.clone().filter(|_| final_phase)),
         start_time: Some(previous.start_time.clone().unwrap_or_else(|| whole_seconds(facts.now))),
@@ -123,11 +150,17 @@ fn container_status(facts: &Facts<'_>, spec: &core::Container, has_inits: bool) 
         ..core::ContainerState::default()
     };
     let waiting_state = |waiting: Option<&Waiting>| {
-        let reason = if has_inits { "PodInitializing" } else { "ContainerCreating" };
+        let reason = if has_inits {
+            "PodInitializing"
+        } else {
+            "ContainerCreating"
+        };
         core::ContainerState {
             waiting: Some(core::ContainerStateWaiting {
                 reason: Some(waiting.map_or(reason, |waiting| &waiting.reason).to_owned()),
-                message: waiting.map(|waiting| waiting.message.clone()).filter(|message| !message.is_empty()),
+                message: waiting
+                    .map(|waiting| waiting.message.clone())
+                    .filter(|message| !message.is_empty()),
             }),
             ..core::ContainerState::default()
         }
@@ -163,12 +196,24 @@ fn container_status(facts: &Facts<'_>, spec: &core::Container, has_inits: bool) 
     }
     status.image_id.clone_from(&found.image_id);
     status.restart_count = i32::try_from(found.attempt).unwrap_or(i32::MAX);
-    let earlier = facts.observed.instances(&spec.name).skip(1).find(|earlier| earlier.state == State::Exited);
-    status.last_state = earlier.map(terminated).or_else(|| history.and_then(|history| history.last.clone())).map(last_of);
+    let earlier = facts
+        .observed
+        .instances(&spec.name)
+        .skip(1)
+        .find(|earlier| earlier.state == State::Exited);
+    status.last_state = earlier
+        .map(terminated)
+        .or_else(|| history.and_then(|history| history.last.clone()))
+        .map(last_of);
     match found.state {
         State::Running => {
-            let running = core::ContainerStateRunning { started_at: time(found.started_at) };
-            status.state = Some(core::ContainerState { running: Some(running), ..core::ContainerState::default() });
+            let running = core::ContainerStateRunning {
+                started_at: time(found.started_at),
+            };
+            status.state = Some(core::ContainerState {
+                running: Some(running),
+                ..core::ContainerState::default()
+            });
             status.started = Some(true);
             // No probes yet: what runs is ready.
             status.ready = true;
@@ -190,7 +235,10 @@ fn container_status(facts: &Facts<'_>, spec: &core::Container, has_inits: bool) 
 }
 
 fn is_init(pod: &core::Pod, name: &str) -> bool {
-    pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).any(|container| container.name == name)
+    pod.spec
+        .iter()
+        .flat_map(|spec| spec.init_containers.iter().flatten())
+        .any(|container| container.name == name)
 }
 
 fn ended(state: Option<&core::ContainerState>) -> Option<&core::ContainerStateTerminated> {
@@ -203,8 +251,16 @@ fn is_running(status: &core::ContainerStatus) -> bool {
 
 /// Whether an init container lets the next one start.
 fn init_done(spec: &core::PodSpec, status: &core::ContainerStatus) -> bool {
-    let sidecar = spec.init_containers.iter().flatten().any(|container| container.name == status.name && is_sidecar(container));
-    if sidecar { is_running(status) } else { ended(status.state.as_ref()).is_some_and(|ended| ended.exit_code == 0) }
+    let sidecar = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .any(|container| container.name == status.name && is_sidecar(container));
+    if sidecar {
+        is_running(status)
+    } else {
+        ended(status.state.as_ref()).is_some_and(|ended| ended.exit_code == 0)
+    }
 }
 
 fn phase(
@@ -216,12 +272,18 @@ fn phase(
     let never = spec.restart_policy.as_deref() == Some("Never");
     let plain = || {
         let plain = |status: &&core::ContainerStatus| {
-            !spec.init_containers.iter().flatten().any(|container| container.name == status.name && is_sidecar(container))
+            !spec
+                .init_containers
+                .iter()
+                .flatten()
+                .any(|container| container.name == status.name && is_sidecar(container))
         };
         inits.iter().filter(plain)
     };
     let init_failed = plain().any(|status| {
-        ended(status.state.as_ref()).or_else(|| ended(status.last_state.as_ref())).is_some_and(|ended| ended.exit_code != 0)
+        ended(status.state.as_ref())
+            .or_else(|| ended(status.last_state.as_ref()))
+            .is_some_and(|ended| ended.exit_code != 0)
             && !init_done(spec, status)
     });
     if init_failed && (never || over) {
@@ -244,7 +306,11 @@ fn phase(
     let initialized = running + stopped > 0 || plain().all(|status| init_done(spec, status));
     if over && running == 0 {
         // A pod that was stopped before all its containers ran has not done its work.
-        return if stopped > 0 && succeeded == stopped && waiting == 0 { "Succeeded" } else { "Failed" };
+        return if stopped > 0 && succeeded == stopped && waiting == 0 {
+            "Succeeded"
+        } else {
+            "Failed"
+        };
     }
     match (initialized, waiting, running, stopped) {
         (false, ..) => "Pending",
@@ -272,34 +338,62 @@ fn conditions(
     sandbox_ready: bool,
 ) -> Vec<core::PodCondition> {
     let names = |statuses: &[&core::ContainerStatus]| {
-        format!("[{}]", statuses.iter().map(|status| status.name.as_str()).collect::<Vec<_>>().join(" "))
+        format!(
+            "[{}]",
+            statuses
+                .iter()
+                .map(|status| status.name.as_str())
+                .collect::<Vec<_>>()
+                .join(" ")
+        )
     };
-    let mains_ran = mains.iter().any(|status| is_running(status) || status.container_id.is_some());
+    let mains_ran = mains
+        .iter()
+        .any(|status| is_running(status) || status.container_id.is_some());
     let incomplete: Vec<_> = inits.iter().filter(|status| !init_done(spec, status)).collect();
     let initialized: Verdict = if phase == "Succeeded" {
         (true, Some("PodCompleted"), None)
     } else if incomplete.is_empty() || mains_ran {
         (true, None, None)
     } else {
-        (false, Some("ContainersNotInitialized"), Some(format!("containers with incomplete status: {}", names(&incomplete))))
+        (
+            false,
+            Some("ContainersNotInitialized"),
+            Some(format!("containers with incomplete status: {}", names(&incomplete))),
+        )
     };
     let unready: Vec<_> = mains.iter().filter(|status| !status.ready).collect();
     let containers_ready: Verdict = match phase {
         "Succeeded" => (false, Some("PodCompleted"), None),
         "Failed" => (false, Some("PodFailed"), None),
         _ if unready.is_empty() => (true, None, None),
-        _ => (false, Some("ContainersNotReady"), Some(format!("containers with unready status: {}", names(&unready)))),
+        _ => (
+            false,
+            Some("ContainersNotReady"),
+            Some(format!("containers with unready status: {}", names(&unready))),
+        ),
     };
-    let stored = facts.pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let stored: BTreeMap<&str, &core::PodCondition> = stored.map(|condition| (condition.type_.as_str(), condition)).collect();
+    let stored = facts
+        .pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let stored: BTreeMap<&str, &core::PodCondition> =
+        stored.map(|condition| (condition.type_.as_str(), condition)).collect();
     let open: Vec<String> = spec
         .readiness_gates
         .iter()
         .flatten()
         .filter_map(|gate| match stored.get(gate.condition_type.as_str()) {
             Some(condition) if condition.status == "True" => None,
-            Some(_) => Some(format!("the status of pod readiness gate \"{}\" is not \"True\"", gate.condition_type)),
-            None => Some(format!("corresponding condition of pod readiness gate \"{}\" does not exist.", gate.condition_type)),
+            Some(_) => Some(format!(
+                "the status of pod readiness gate \"{}\" is not \"True\"",
+                gate.condition_type
+            )),
+            None => Some(format!(
+                "corresponding condition of pod readiness gate \"{}\" does not exist.",
+                gate.condition_type
+            )),
         })
         .collect();
     let ready = if containers_ready.0 && !open.is_empty() {
@@ -315,7 +409,12 @@ fn conditions(
         ("PodScheduled", (true, None, None)),
     ];
     let previous = |kind: &str| {
-        let mine = facts.previous.conditions.iter().flatten().find(|condition| condition.type_ == kind);
+        let mine = facts
+            .previous
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == kind);
         mine.or_else(|| stored.get(kind).copied())
     };
     verdicts

@@ -23,8 +23,16 @@ const AT_ONCE: usize = 8;
 /// Pause after an answer that another try may change.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Fields that must be set to null when they are not there, or the old value would stay.
-const CLEARED: [&str; 8] =
-    ["message", "reason", "podIP", "podIPs", "hostIP", "hostIPs", "initContainerStatuses", "containerStatuses"];
+const CLEARED: [&str; 8] = [
+    "message",
+    "reason",
+    "podIP",
+    "podIPs",
+    "hostIP",
+    "hostIPs",
+    "initContainerStatuses",
+    "containerStatuses",
+];
 /// Lists that strategic merge would join by address.
 const REPLACED: [&str; 2] = ["podIPs", "hostIPs"];
 
@@ -52,9 +60,17 @@ struct Gist {
 
 impl Gist {
     fn of(status: &PodStatus) -> Self {
-        let ready = status.conditions.iter().flatten().find(|condition| condition.type_ == "Ready");
+        let ready = status
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == "Ready");
         let ready = ready.map(|condition| condition.status.clone());
-        Self { phase: status.phase.clone(), ready, pod_ip: status.pod_ip.clone() }
+        Self {
+            phase: status.phase.clone(),
+            ready,
+            pod_ip: status.pod_ip.clone(),
+        }
     }
 }
 
@@ -152,7 +168,12 @@ impl Statuses {
             entry.busy = true;
             let body = entry.body.clone().filter(|body| entry.sent.as_ref() != Some(body));
             let confirm = entry.confirm && body.is_none();
-            Some(Work { uid: uid.clone(), pod: entry.pod.clone(), body, confirm })
+            Some(Work {
+                uid: uid.clone(),
+                pod: entry.pod.clone(),
+                body,
+                confirm,
+            })
         })
     }
 
@@ -174,7 +195,14 @@ impl Statuses {
 }
 
 fn entry_of<'a>(entries: &'a mut BTreeMap<String, Entry>, pod: &PodIdentity) -> &'a mut Entry {
-    let fresh = || Entry { pod: pod.clone(), body: None, sent: None, confirm: false, busy: false, gist: Gist::default() };
+    let fresh = || Entry {
+        pod: pod.clone(),
+        body: None,
+        sent: None,
+        confirm: false,
+        busy: false,
+        gist: Gist::default(),
+    };
     entries.entry(pod.uid.clone()).or_insert_with(fresh)
 }
 
@@ -195,15 +223,29 @@ enum Outcome {
 }
 
 async fn send(control_plane: Arc<dyn ControlPlane>, work: Work) -> (String, Outcome) {
-    let Work { uid, pod, body, confirm } = work;
+    let Work {
+        uid,
+        pod,
+        body,
+        confirm,
+    } = work;
     let answer = match &body {
         Some(body) => {
             let path = format!("{}/status", pod.path());
-            control_plane.request("PATCH", path, "application/strategic-merge-patch+json", body.to_vec()).await
+            control_plane
+                .request("PATCH", path, "application/strategic-merge-patch+json", body.to_vec())
+                .await
         }
         None if confirm => {
             let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
-            control_plane.request("DELETE", pod.path(), "application/json", options.to_string().into_bytes()).await
+            control_plane
+                .request(
+                    "DELETE",
+                    pod.path(),
+                    "application/json",
+                    options.to_string().into_bytes(),
+                )
+                .await
         }
         None => return (uid, Outcome::Again),
     };
@@ -257,11 +299,18 @@ mod tests {
     use crate::fixture::{Recorded, RecordingControlPlane};
 
     fn pod() -> PodIdentity {
-        PodIdentity { namespace: "shop".into(), name: "web-1".into(), uid: "u1".into() }
+        PodIdentity {
+            namespace: "shop".into(),
+            name: "web-1".into(),
+            uid: "u1".into(),
+        }
     }
 
     fn running() -> PodStatus {
-        PodStatus { phase: Some("Running".into()), ..PodStatus::default() }
+        PodStatus {
+            phase: Some("Running".into()),
+            ..PodStatus::default()
+        }
     }
 
     struct Running {
@@ -275,7 +324,11 @@ mod tests {
         let control_plane = Arc::new(RecordingControlPlane::default());
         let shutdown = CancellationToken::new();
         tokio::spawn(statuses.clone().run(control_plane.clone(), shutdown.clone()));
-        Running { statuses, control_plane, _stop: shutdown.drop_guard() }
+        Running {
+            statuses,
+            control_plane,
+            _stop: shutdown.drop_guard(),
+        }
     }
 
     fn of(requests: &[Recorded], method: &str) -> usize {
@@ -288,7 +341,13 @@ mod tests {
         run.statuses.set(&pod(), &running());
         run.control_plane.wait(|requests| of(requests, "PATCH") == 1).await;
         run.statuses.set(&pod(), &running());
-        run.statuses.set(&pod(), &PodStatus { phase: Some("Failed".into()), ..PodStatus::default() });
+        run.statuses.set(
+            &pod(),
+            &PodStatus {
+                phase: Some("Failed".into()),
+                ..PodStatus::default()
+            },
+        );
         run.control_plane.wait(|requests| of(requests, "PATCH") == 2).await;
         let requests = run.control_plane.requests();
         assert_eq!(requests.len(), 2);
@@ -301,10 +360,22 @@ mod tests {
     async fn newest_status_is_sent_when_the_control_plane_is_back() {
         let run = start();
         run.control_plane.set_connected(false);
-        run.statuses.set(&pod(), &PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
+        run.statuses.set(
+            &pod(),
+            &PodStatus {
+                phase: Some("Pending".into()),
+                ..PodStatus::default()
+            },
+        );
         run.statuses.set(&pod(), &running());
         run.control_plane.set_connected(true);
-        run.control_plane.wait(|requests| requests.iter().any(|request| request.body["status"]["phase"] == "Running")).await;
+        run.control_plane
+            .wait(|requests| {
+                requests
+                    .iter()
+                    .any(|request| request.body["status"]["phase"] == "Running")
+            })
+            .await;
         // And once more after every absence, in case the node was judged meanwhile.
         let before = of(&run.control_plane.requests(), "PATCH");
         run.control_plane.set_connected(false);
@@ -327,9 +398,15 @@ mod tests {
 
     #[test]
     fn addresses_are_replaced_and_lost_fields_cleared() {
-        let status = PodStatus { pod_ips: Some(vec![k8s_openapi::api::core::v1::PodIP { ip: "1.2.3.4".into() }]), ..running() };
+        let status = PodStatus {
+            pod_ips: Some(vec![k8s_openapi::api::core::v1::PodIP { ip: "1.2.3.4".into() }]),
+            ..running()
+        };
         let body = patch(&pod(), &status);
-        assert_eq!(body["status"]["podIPs"], json!([{"$patch": "replace"}, {"ip": "1.2.3.4"}]));
+        assert_eq!(
+            body["status"]["podIPs"],
+            json!([{"$patch": "replace"}, {"ip": "1.2.3.4"}])
+        );
         assert!(body["status"]["podIP"].is_null() && body["status"].get("podIP").is_some());
     }
 }

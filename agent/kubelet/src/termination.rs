@@ -38,7 +38,9 @@ fn read_head(path: &Path) -> String {
 
 fn log_end(path: &Path) -> String {
     let mut bytes = Vec::new();
-    let Ok(mut file) = File::open(path) else { return String::new() };
+    let Ok(mut file) = File::open(path) else {
+        return String::new();
+    };
     let length = file.metadata().map_or(0, |metadata| metadata.len());
     let skipped = length.saturating_sub(LOG_TAIL);
     if file.seek(SeekFrom::Start(skipped)).is_err() || file.read_to_end(&mut bytes).is_err() {

@@ -46,9 +46,14 @@ pub(crate) type Volumes = BTreeMap<String, PathBuf>;
 pub(crate) fn prepare(directories: &Directories, lookup: &Lookup<'_>) -> Result<Volumes, VolumeError> {
     let mut ready = Volumes::new();
     let spec = lookup.pod.spec.as_ref();
-    let group = spec.and_then(|spec| spec.security_context.as_ref()).and_then(|context| context.fs_group);
+    let group = spec
+        .and_then(|spec| spec.security_context.as_ref())
+        .and_then(|context| context.fs_group);
     for volume in spec.into_iter().flat_map(|spec| spec.volumes.iter().flatten()) {
-        let error = |message: String| VolumeError { volume: volume.name.clone(), message };
+        let error = |message: String| VolumeError {
+            volume: volume.name.clone(),
+            message,
+        };
         if let Some(path) = prepare_one(directories, lookup, volume, group).map_err(error)? {
             ready.insert(volume.name.clone(), path);
         }
@@ -66,7 +71,11 @@ fn prepare_one(
     let place = |kind: &str| directories.volume(uid, kind, &volume.name);
     if let Some(source) = &volume.empty_dir {
         let path = place("empty-dir");
-        let size = source.size_limit.as_ref().and_then(|size| Quantity::parse(&size.0).ok()).filter(|size| !size.is_zero());
+        let size = source
+            .size_limit
+            .as_ref()
+            .and_then(|size| Quantity::parse(&size.0).ok())
+            .filter(|size| !size.is_zero());
         let made = empty_dir(&path, source.medium.as_deref(), size, lookup);
         made.and_then(|()| own(&path, group)).map_err(describe(&path))?;
         return Ok(Some(path));
@@ -82,17 +91,31 @@ fn prepare_one(
     } else if let Some(source) = &volume.secret {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let name = source.secret_name.as_deref().unwrap_or_default();
-        (place("secret"), secret(lookup, name, source.items.as_deref(), mode, source.optional)?, true)
+        (
+            place("secret"),
+            secret(lookup, name, source.items.as_deref(), mode, source.optional)?,
+            true,
+        )
     } else if let Some(source) = &volume.downward_api {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-        (place("downward-api"), downward(lookup, source.items.as_deref().unwrap_or_default(), mode)?, false)
+        (
+            place("downward-api"),
+            downward(lookup, source.items.as_deref().unwrap_or_default(), mode)?,
+            false,
+        )
     } else if let Some(source) = &volume.projected {
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let mut payload = Payload::new();
         let sources = source.sources.as_deref().unwrap_or_default();
         for part in sources {
             if let Some(part) = &part.config_map {
-                payload.extend(config_map(lookup, &part.name, part.items.as_deref(), mode, part.optional)?);
+                payload.extend(config_map(
+                    lookup,
+                    &part.name,
+                    part.items.as_deref(),
+                    mode,
+                    part.optional,
+                )?);
             }
             if let Some(part) = &part.secret {
                 payload.extend(secret(lookup, &part.name, part.items.as_deref(), mode, part.optional)?);
@@ -101,7 +124,11 @@ fn prepare_one(
                 payload.extend(downward(lookup, part.items.as_deref().unwrap_or_default(), mode)?);
             }
         }
-        (place("projected"), payload, sources.iter().any(|part| part.secret.is_some()))
+        (
+            place("projected"),
+            payload,
+            sources.iter().any(|part| part.secret.is_some()),
+        )
     } else {
         // The API has warned of it, and so does an event; a container that mounts it does not start.
         return Ok(None);
@@ -128,7 +155,9 @@ fn empty_dir(path: &Path, medium: Option<&str>, size: Option<Quantity>, lookup: 
     std::fs::create_dir_all(path)?;
     if medium == Some("Memory") {
         let most = lookup.node.allocatable_memory;
-        let size = size.and_then(|size| u64::try_from(size.units()).ok()).map_or(most, |size| size.min(most));
+        let size = size
+            .and_then(|size| u64::try_from(size.units()).ok())
+            .map_or(most, |size| size.min(most));
         mounts::tmpfs(path, size)?;
     }
     if fresh || medium == Some("Memory") {
@@ -139,7 +168,9 @@ fn empty_dir(path: &Path, medium: Option<&str>, size: Option<Quantity>, lookup: 
 
 /// Gives the volume to the pod's group, as `fsGroup` asks.
 fn own(path: &Path, group: Option<i64>) -> io::Result<()> {
-    let Some(group) = group.and_then(|group| u32::try_from(group).ok()) else { return Ok(()) };
+    let Some(group) = group.and_then(|group| u32::try_from(group).ok()) else {
+        return Ok(());
+    };
     let found = std::fs::metadata(path)?;
     if found.gid() == group && found.mode() & 0o2070 == 0o2070 {
         return Ok(());
@@ -156,11 +187,18 @@ fn config_map(
     optional: Option<bool>,
 ) -> Result<Payload, String> {
     let Some(map) = lookup.config_map(name) else {
-        return if optional == Some(true) { Ok(Payload::new()) } else { Err(format!("configmap \"{name}\" not found")) };
+        return if optional == Some(true) {
+            Ok(Payload::new())
+        } else {
+            Err(format!("configmap \"{name}\" not found"))
+        };
     };
     let ConfigMap { data, binary_data, .. } = map.as_ref();
     let texts = data.iter().flatten().map(|(key, text)| (key.as_str(), text.as_bytes()));
-    let bytes = binary_data.iter().flatten().map(|(key, bytes)| (key.as_str(), bytes.0.as_slice()));
+    let bytes = binary_data
+        .iter()
+        .flatten()
+        .map(|(key, bytes)| (key.as_str(), bytes.0.as_slice()));
     pick(texts.chain(bytes).collect(), items, mode, optional, "configmap")
 }
 
@@ -172,10 +210,17 @@ fn secret(
     optional: Option<bool>,
 ) -> Result<Payload, String> {
     let Some(found) = lookup.secret(name) else {
-        return if optional == Some(true) { Ok(Payload::new()) } else { Err(format!("secret \"{name}\" not found")) };
+        return if optional == Some(true) {
+            Ok(Payload::new())
+        } else {
+            Err(format!("secret \"{name}\" not found"))
+        };
     };
     let Secret { data, .. } = found.as_ref();
-    let bytes = data.iter().flatten().map(|(key, bytes)| (key.as_str(), bytes.0.as_slice()));
+    let bytes = data
+        .iter()
+        .flatten()
+        .map(|(key, bytes)| (key.as_str(), bytes.0.as_slice()));
     pick(bytes.collect(), items, mode, optional, "secret")
 }
 
@@ -188,7 +233,10 @@ fn pick(
     kind: &str,
 ) -> Result<Payload, String> {
     let Some(items) = items.filter(|items| !items.is_empty()) else {
-        return Ok(data.into_iter().map(|(key, bytes)| (key.to_owned(), (bytes.to_vec(), mode))).collect());
+        return Ok(data
+            .into_iter()
+            .map(|(key, bytes)| (key.to_owned(), (bytes.to_vec(), mode)))
+            .collect());
     };
     let mut payload = Payload::new();
     for item in items {
@@ -207,7 +255,8 @@ fn downward(lookup: &Lookup<'_>, items: &[DownwardAPIVolumeFile], mode: i32) -> 
     let mut payload = Payload::new();
     for item in items {
         let value = if let Some(field) = &item.field_ref {
-            field_value(lookup, &field.field_path).ok_or_else(|| format!("unsupported fieldPath: {}", field.field_path))?
+            field_value(lookup, &field.field_path)
+                .ok_or_else(|| format!("unsupported fieldPath: {}", field.field_path))?
         } else if let Some(selector) = &item.resource_field_ref {
             resource_value(lookup, None, selector)?
         } else {
@@ -225,9 +274,12 @@ fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
     let made = match kind {
         "DirectoryOrCreate" if !path.exists() => std::fs::create_dir_all(path)
             .and_then(|()| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))),
-        "FileOrCreate" if !path.exists() => {
-            std::fs::OpenOptions::new().create(true).append(true).mode(0o644).open(path).map(drop)
-        }
+        "FileOrCreate" if !path.exists() => std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o644)
+            .open(path)
+            .map(drop),
         _ => Ok(()),
     };
     made.map_err(describe(path))?;
@@ -241,7 +293,11 @@ fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
         "BlockDevice" => (is(FileTypeExt::is_block_device), "a block device"),
         _ => (true, ""),
     };
-    if holds { Ok(()) } else { Err(format!("hostPath type check failed: {} is not {what}", source.path)) }
+    if holds {
+        Ok(())
+    } else {
+        Err(format!("hostPath type check failed: {} is not {what}", source.path))
+    }
 }
 
 /// The mounts of one container. Blocking.
@@ -259,7 +315,10 @@ pub(crate) fn container_mounts(
     let mut mounts = Vec::new();
     for (index, wanted) in container.volume_mounts.iter().flatten().enumerate() {
         let Some(root) = volumes.get(&wanted.name) else {
-            return Err(format!("cannot find volume \"{}\" to mount into container \"{}\"", wanted.name, container.name));
+            return Err(format!(
+                "cannot find volume \"{}\" to mount into container \"{}\"",
+                wanted.name, container.name
+            ));
         };
         let sub_path = match (&wanted.sub_path, &wanted.sub_path_expr) {
             (Some(path), _) if !path.is_empty() => path.clone(),
@@ -269,9 +328,16 @@ pub(crate) fn container_mounts(
         let host_path = if sub_path.is_empty() {
             root.clone()
         } else {
-            let target = directories.pod(uid).join("volume-subpaths").join(&wanted.name).join(&container.name);
+            let target = directories
+                .pod(uid)
+                .join("volume-subpaths")
+                .join(&wanted.name)
+                .join(&container.name);
             sub_path::bind(root, &sub_path, &target.join(index.to_string())).map_err(|error| {
-                format!("failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}", wanted.name, container.name)
+                format!(
+                    "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
+                    wanted.name, container.name
+                )
             })?
         };
         mounts.push(ReadyMount {
@@ -285,7 +351,11 @@ pub(crate) fn container_mounts(
 }
 
 fn absolute(path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    }
 }
 
 /// Unmounts and removes all that a pod had on disk, but its logs. Blocking; fine to repeat.
@@ -320,32 +390,55 @@ mod tests {
 
     fn place() -> Place {
         let root = tempfile::tempdir().unwrap();
-        let directories = Directories { pods: root.path().join("pods"), logs: root.path().join("logs") };
-        Place { _root: root, directories }
+        let directories = Directories {
+            pods: root.path().join("pods"),
+            logs: root.path().join("logs"),
+        };
+        Place {
+            _root: root,
+            directories,
+        }
     }
 
     fn pod(volumes: serde_json::Value) -> Pod {
         let metadata = json!({"name": "web-1", "namespace": "shop", "uid": "u1", "labels": {"app": "web"}});
-        serde_json::from_value(json!({"metadata": metadata, "spec": {"containers": [{"name": "c"}], "volumes": volumes}})).unwrap()
+        let mut pod = json!({"metadata": metadata, "spec": {"containers": [{"name": "c"}]}});
+        pod["spec"]["volumes"] = volumes;
+        serde_json::from_value(pod).unwrap()
     }
 
     fn with_map(data: serde_json::Value) -> Desired {
         let mut desired = Desired::default();
-        let map = json!({"metadata": {"name": "m"}, "data": data});
-        desired.config_maps.insert(("shop".into(), "m".into()), Arc::new(serde_json::from_value(map).unwrap()));
+        let mut map = json!({"metadata": {"name": "m"}});
+        map["data"] = data;
+        desired.config_maps.insert(
+            ("shop".into(), "m".into()),
+            Arc::new(serde_json::from_value(map).unwrap()),
+        );
         desired
     }
 
     fn ready(place: &Place, pod: &Pod, desired: &Desired) -> Result<Volumes, String> {
         let node = NodeFacts::default();
-        prepare(&place.directories, &Lookup { pod, desired, node: &node, pod_ips: &[] }).map_err(|error| error.to_string())
+        prepare(
+            &place.directories,
+            &Lookup {
+                pod,
+                desired,
+                node: &node,
+                pod_ips: &[],
+            },
+        )
+        .map_err(|error| error.to_string())
     }
 
     #[test]
     fn config_map_becomes_files_with_modes() {
         let place = place();
-        let pod = pod(json!([{"name": "v", "configMap": {"name": "m", "defaultMode": 0o600, "items":
-            [{"key": "a", "path": "dir/a.txt"}, {"key": "b", "path": "b.txt", "mode": 0o444}]}}]));
+        let pod = pod(
+            json!([{"name": "v", "configMap": {"name": "m", "defaultMode": 0o600, "items":
+            [{"key": "a", "path": "dir/a.txt"}, {"key": "b", "path": "b.txt", "mode": 0o444}]}}]),
+        );
         let volumes = ready(&place, &pod, &with_map(json!({"a": "1", "b": "2", "c": "3"}))).unwrap();
         let root = &volumes["v"];
         assert_eq!(std::fs::read_to_string(root.join("dir/a.txt")).unwrap(), "1");
@@ -362,7 +455,11 @@ mod tests {
         let root = &volumes["v"];
         let before = std::fs::read_link(root.join("..data")).unwrap();
         ready(&place, &pod, &with_map(json!({"a": "1", "gone": "x"}))).unwrap();
-        assert_eq!(std::fs::read_link(root.join("..data")).unwrap(), before, "nothing changed, nothing written");
+        assert_eq!(
+            std::fs::read_link(root.join("..data")).unwrap(),
+            before,
+            "nothing changed, nothing written"
+        );
         ready(&place, &pod, &with_map(json!({"a": "2", "new": "y"}))).unwrap();
         assert_ne!(std::fs::read_link(root.join("..data")).unwrap(), before);
         assert!(!root.join(&before).exists(), "the old files are removed");
@@ -383,7 +480,10 @@ mod tests {
         assert!(ready(&place, &optional, &Desired::default()).unwrap()["v"].is_dir());
         let key = pod(json!([{"name": "v", "configMap": {"name": "m", "items": [{"key": "z", "path": "z"}]}}]));
         let refused = ready(&place, &key, &with_map(json!({"a": "1"}))).unwrap_err();
-        assert!(refused.ends_with("configmap references non-existent configmap key: z"), "{refused}");
+        assert!(
+            refused.ends_with("configmap references non-existent configmap key: z"),
+            "{refused}"
+        );
     }
 
     #[test]
@@ -404,7 +504,10 @@ mod tests {
         let pod = pod(json!([{"name": "v", "projected": {"sources": [
             {"downwardAPI": {"items": items}}, {"configMap": {"name": "m"}}]}}]));
         let volumes = ready(&place, &pod, &with_map(json!({"a": "1"}))).unwrap();
-        assert_eq!(std::fs::read_to_string(volumes["v"].join("labels")).unwrap(), "app=\"web\"");
+        assert_eq!(
+            std::fs::read_to_string(volumes["v"].join("labels")).unwrap(),
+            "app=\"web\""
+        );
         assert_eq!(std::fs::read_to_string(volumes["v"].join("a")).unwrap(), "1");
     }
 
@@ -412,23 +515,41 @@ mod tests {
     fn host_path_keeps_the_promise_of_its_type() {
         let place = place();
         let root = tempfile::tempdir().unwrap();
-        let at = |name: &str, kind: &str| pod(json!([{"name": "v", "hostPath": {"path": root.path().join(name), "type": kind}}]));
+        let at = |name: &str, kind: &str| {
+            pod(json!([{"name": "v", "hostPath": {"path": root.path().join(name), "type": kind}}]))
+        };
         assert!(ready(&place, &at("d", "DirectoryOrCreate"), &Desired::default()).is_ok());
         assert!(root.path().join("d").is_dir());
         assert!(ready(&place, &at("f", "FileOrCreate"), &Desired::default()).is_ok());
         let refused = ready(&place, &at("f", "Directory"), &Desired::default()).unwrap_err();
-        assert!(refused.contains("hostPath type check failed") && refused.ends_with("is not a directory"), "{refused}");
-        assert!(ready(&place, &at("no", "Socket"), &Desired::default()).unwrap_err().ends_with("is not a socket file"));
+        assert!(
+            refused.contains("hostPath type check failed") && refused.ends_with("is not a directory"),
+            "{refused}"
+        );
+        assert!(
+            ready(&place, &at("no", "Socket"), &Desired::default())
+                .unwrap_err()
+                .ends_with("is not a socket file")
+        );
         assert!(ready(&place, &at("no", ""), &Desired::default()).is_ok());
     }
 
     #[test]
     fn cleaning_up_removes_the_pod_only() {
         let place = place();
-        ready(&place, &pod(json!([{"name": "v", "emptyDir": {}}])), &Desired::default()).unwrap();
+        ready(
+            &place,
+            &pod(json!([{"name": "v", "emptyDir": {}}])),
+            &Desired::default(),
+        )
+        .unwrap();
         let other = place.directories.pod("u2");
         std::fs::create_dir_all(&other).unwrap();
-        let identity = |uid: &str| PodIdentity { namespace: "shop".into(), name: "web-1".into(), uid: uid.into() };
+        let identity = |uid: &str| PodIdentity {
+            namespace: "shop".into(),
+            name: "web-1".into(),
+            uid: uid.into(),
+        };
         clean_up(&place.directories, &identity("")).unwrap();
         clean_up(&place.directories, &identity("u1")).unwrap();
         clean_up(&place.directories, &identity("u1")).unwrap();

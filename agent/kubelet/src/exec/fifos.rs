@@ -22,7 +22,13 @@ impl Fifos {
     /// Makes them below `run`, which must be private.
     pub(super) fn make(run: &Path, stdin: bool, stdout: bool, stderr: bool) -> io::Result<Self> {
         let id = format!("exec-{}", uuid::Uuid::new_v4());
-        let fifos = Self { directory: run.join(&id), id, stdin, stdout, stderr };
+        let fifos = Self {
+            directory: run.join(&id),
+            id,
+            stdin,
+            stdout,
+            stderr,
+        };
         std::fs::create_dir_all(&fifos.directory)?;
         for (wanted, name) in [(stdin, "stdin"), (stdout, "stdout"), (stderr, "stderr")] {
             if wanted {
@@ -44,20 +50,33 @@ impl Fifos {
             "stdout" => self.stdout,
             _ => self.stderr,
         };
-        if wanted { self.directory.join(name).display().to_string() } else { String::new() }
+        if wanted {
+            self.directory.join(name).display().to_string()
+        } else {
+            String::new()
+        }
     }
 
     /// The reading ends. Opening them does not wait for the writer.
     pub(super) fn output(&self) -> io::Result<Output> {
         let open = |wanted: bool, name: &str| {
-            wanted.then(|| pipe::OpenOptions::new().open_receiver(self.directory.join(name))).transpose()
+            wanted
+                .then(|| pipe::OpenOptions::new().open_receiver(self.directory.join(name)))
+                .transpose()
         };
-        Ok(Output { stdout: open(self.stdout, "stdout")?, stderr: open(self.stderr, "stderr")? })
+        Ok(Output {
+            stdout: open(self.stdout, "stdout")?,
+            stderr: open(self.stderr, "stderr")?,
+        })
     }
 
     /// The writing end. It is opened for both, since there is no reader yet; what counts is that it is closed.
     pub(super) fn input(&self) -> io::Result<Option<pipe::Sender>> {
-        let open = || pipe::OpenOptions::new().read_write(true).open_sender(self.directory.join("stdin"));
+        let open = || {
+            pipe::OpenOptions::new()
+                .read_write(true)
+                .open_sender(self.directory.join("stdin"))
+        };
         self.stdin.then(open).transpose()
     }
 }

@@ -23,15 +23,25 @@ pub(super) async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> io::Res
     }
     let length = reader.read_u32().await?;
     if length > LONGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a frame of {length} bytes is too long")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a frame of {length} bytes is too long"),
+        ));
     }
     let mut payload = vec![0; usize::try_from(length).map_err(io::Error::other)?];
     reader.read_exact(&mut payload).await?;
-    Ok(Some(Frame { channel: channel[0], payload }))
+    Ok(Some(Frame {
+        channel: channel[0],
+        payload,
+    }))
 }
 
 /// Writes one frame and sends it off.
-pub(super) async fn write_frame(writer: &mut (impl AsyncWrite + Unpin), channel: Channel, payload: &[u8]) -> io::Result<()> {
+pub(super) async fn write_frame(
+    writer: &mut (impl AsyncWrite + Unpin),
+    channel: Channel,
+    payload: &[u8],
+) -> io::Result<()> {
     let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
     let mut bytes = Vec::with_capacity(payload.len() + 5);
     bytes.push(channel as u8);
@@ -51,7 +61,13 @@ mod tests {
         write_frame(&mut one, Channel::Stdout, b"hello").await.unwrap();
         drop(one);
         let frame = read_frame(&mut other).await.unwrap().unwrap();
-        assert_eq!(frame, Frame { channel: 1, payload: b"hello".to_vec() });
+        assert_eq!(
+            frame,
+            Frame {
+                channel: 1,
+                payload: b"hello".to_vec()
+            }
+        );
         assert_eq!(read_frame(&mut other).await.unwrap(), None);
         let mut long: &[u8] = &[0, 0xff, 0, 0, 0];
         assert!(read_frame(&mut long).await.is_err());

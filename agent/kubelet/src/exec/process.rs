@@ -5,8 +5,8 @@ use std::time::Duration;
 use containerd_client::services::v1::containers_client::ContainersClient;
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
-    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, GetContainerRequest, KillRequest, ResizePtyRequest, StartRequest,
-    WaitRequest,
+    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, GetContainerRequest, KillRequest, ResizePtyRequest,
+    StartRequest, WaitRequest,
 };
 use nix::sys::signal::Signal;
 use prost_types::Any;
@@ -32,11 +32,13 @@ pub(super) struct Tasks {
 
 fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+    request
+        .metadata_mut()
+        .insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
     request
 }
 
-fn words(status: Status) -> String {
+fn words(status: &Status) -> String {
     status.message().to_owned()
 }
 
@@ -52,16 +54,33 @@ impl Tasks {
     /// The container's own process with other arguments, so that user, environment, directory and rights are the same.
     pub(super) async fn process_spec(&self, container: &str, command: &[String], tty: bool) -> Result<Any, String> {
         let mut containers = ContainersClient::new(self.channel.clone());
-        let answer = containers.get(request(GetContainerRequest { id: container.to_owned() })).await.map_err(words)?;
-        let spec = answer.into_inner().container.and_then(|container| container.spec).unwrap_or_default();
-        let spec: Value = serde_json::from_slice(&spec.value).map_err(|error| format!("read the container's specification: {error}"))?;
+        let answer = containers
+            .get(request(GetContainerRequest {
+                id: container.to_owned(),
+            }))
+            .await
+            .map_err(|status| words(&status))?;
+        let spec = answer
+            .into_inner()
+            .container
+            .and_then(|container| container.spec)
+            .unwrap_or_default();
+        let spec: Value = serde_json::from_slice(&spec.value)
+            .map_err(|error| format!("read the container's specification: {error}"))?;
         let value = process_of(&spec, command, tty).to_string().into_bytes();
-        Ok(Any { type_url: PROCESS_TYPE.to_owned(), value })
+        Ok(Any {
+            type_url: PROCESS_TYPE.to_owned(),
+            value,
+        })
     }
 
     /// Starts the process; the shim opens its ends of the FIFOs.
     pub(super) async fn start(&self, container: &str, fifos: &Fifos, spec: Any, tty: bool) -> Result<Process, String> {
-        let process = Process { tasks: self.clone(), container: container.to_owned(), id: fifos.id().to_owned() };
+        let process = Process {
+            tasks: self.clone(),
+            container: container.to_owned(),
+            id: fifos.id().to_owned(),
+        };
         let message = ExecProcessRequest {
             container_id: process.container.clone(),
             exec_id: process.id.clone(),
@@ -71,11 +90,17 @@ impl Tasks {
             terminal: tty,
             spec: Some(spec),
         };
-        self.client().exec(request(message)).await.map_err(words)?;
-        let message = StartRequest { container_id: process.container.clone(), exec_id: process.id.clone() };
+        self.client()
+            .exec(request(message))
+            .await
+            .map_err(|status| words(&status))?;
+        let message = StartRequest {
+            container_id: process.container.clone(),
+            exec_id: process.id.clone(),
+        };
         if let Err(status) = self.client().start(request(message)).await {
             process.delete().await;
-            return Err(words(status));
+            return Err(words(&status));
         }
         Ok(process)
     }
@@ -111,20 +136,37 @@ pub(super) struct Process {
 impl Process {
     /// The exit code, once it has ended.
     pub(super) async fn wait(&self) -> Result<u32, String> {
-        let message = WaitRequest { container_id: self.container.clone(), exec_id: self.id.clone() };
-        let answer = self.tasks.client().wait(request(message)).await.map_err(words)?;
+        let message = WaitRequest {
+            container_id: self.container.clone(),
+            exec_id: self.id.clone(),
+        };
+        let answer = self
+            .tasks
+            .client()
+            .wait(request(message))
+            .await
+            .map_err(|status| words(&status))?;
         Ok(answer.into_inner().exit_status)
     }
 
     pub(super) async fn resize(&self, width: u32, height: u32) {
-        let message = ResizePtyRequest { container_id: self.container.clone(), exec_id: self.id.clone(), width, height };
+        let message = ResizePtyRequest {
+            container_id: self.container.clone(),
+            exec_id: self.id.clone(),
+            width,
+            height,
+        };
         // A terminal of the wrong size is no reason to end a session.
         let _ = self.tasks.client().resize_pty(request(message)).await;
     }
 
     /// The shim keeps a writing end of its own; this makes it let go.
     pub(super) async fn close_stdin(&self) {
-        let message = CloseIoRequest { container_id: self.container.clone(), exec_id: self.id.clone(), stdin: true };
+        let message = CloseIoRequest {
+            container_id: self.container.clone(),
+            exec_id: self.id.clone(),
+            stdin: true,
+        };
         let _ = self.tasks.client().close_io(request(message)).await;
     }
 
@@ -149,7 +191,10 @@ impl Process {
 
     /// Makes containerd forget it.
     pub(super) async fn delete(&self) {
-        let message = DeleteProcessRequest { container_id: self.container.clone(), exec_id: self.id.clone() };
+        let message = DeleteProcessRequest {
+            container_id: self.container.clone(),
+            exec_id: self.id.clone(),
+        };
         let _ = self.tasks.client().delete_process(request(message)).await;
     }
 }

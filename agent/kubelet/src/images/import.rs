@@ -56,7 +56,8 @@ pub(crate) async fn import(
         .kill_on_drop(true)
         .spawn()
         .map_err(ImportError::Start)?;
-    let (Some(mut input), Some(mut output), Some(mut complaint)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    let (Some(mut input), Some(mut output), Some(mut complaint)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(ImportError::Start(std::io::Error::other("no pipes to the child")));
     };
@@ -78,20 +79,33 @@ pub(crate) async fn import(
         Ok(Some(hash.finalize()))
     };
     let (mut said, mut complained) = (String::new(), String::new());
-    let (fed, _, _) = tokio::join!(feed, output.read_to_string(&mut said), complaint.read_to_string(&mut complained));
+    let (fed, _, _) = tokio::join!(
+        feed,
+        output.read_to_string(&mut said),
+        complaint.read_to_string(&mut complained)
+    );
     // A stream that broke ends here, and the child with it.
     let fed = fed?;
     let status = child.wait().await.map_err(ImportError::Start)?;
     if !status.success() {
         let text = complained.trim().trim_start_matches("ctr: ");
-        let start = (text.len().saturating_sub(LONGEST_COMPLAINT)..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        let start = (text.len().saturating_sub(LONGEST_COMPLAINT)..=text.len())
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
         let text = &text[start..];
-        return Err(ImportError::Refused(if text.is_empty() { format!("ctr ended with {status}") } else { text.to_owned() }));
+        return Err(ImportError::Refused(if text.is_empty() {
+            format!("ctr ended with {status}")
+        } else {
+            text.to_owned()
+        }));
     }
     if let (Some(expected), Some(hash)) = (digest, fed) {
         let found: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
         if found != expected {
-            return Err(ImportError::Damaged { expected: expected.to_owned(), found });
+            return Err(ImportError::Damaged {
+                expected: expected.to_owned(),
+                found,
+            });
         }
     }
     Ok(names(&said))
@@ -99,7 +113,9 @@ pub(crate) async fn import(
 
 /// The names in what `ctr` says: `unpacking NAME (sha256:…)...done`.
 fn names(said: &str) -> Vec<String> {
-    let names = said.lines().filter_map(|line| line.trim().strip_prefix("unpacking ")?.split_once(" (sha256:"));
+    let names = said
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("unpacking ")?.split_once(" (sha256:"));
     let mut names: Vec<String> = names.map(|(name, _)| name.to_owned()).collect();
     names.sort();
     names.dedup();
@@ -112,7 +128,8 @@ mod tests {
 
     #[test]
     fn names_are_read_from_what_ctr_says() {
-        let said = "unpacking minidc.local/web:1 (sha256:00ff)...done\nunpacking docker.io/library/a:2 (sha256:01)...done\n";
+        let said =
+            "unpacking minidc.local/web:1 (sha256:00ff)...done\nunpacking docker.io/library/a:2 (sha256:01)...done\n";
         assert_eq!(names(said), ["docker.io/library/a:2", "minidc.local/web:1"]);
         assert!(names("nothing").is_empty());
     }

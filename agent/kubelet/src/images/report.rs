@@ -16,18 +16,28 @@ pub(super) async fn report(
 ) -> Result<bool, Offline> {
     let path = format!("/apis/minidc.dev/v1/images/{image}");
     for _ in 0..TRIES {
-        let (code, answer) = control_plane.request("GET", path.clone(), "application/json", Vec::new()).await?;
-        let Ok(object) = serde_json::from_slice::<Value>(&answer) else { return Ok(false) };
+        let (code, answer) = control_plane
+            .request("GET", path.clone(), "application/json", Vec::new())
+            .await?;
+        let Ok(object) = serde_json::from_slice::<Value>(&answer) else {
+            return Ok(false);
+        };
         match code {
             200..300 => {}
             // The object is gone: nobody wants to know.
             404 => return Ok(true),
             _ => return Ok(false),
         }
-        let Some(status) = with_report(&object["status"], node, failure) else { return Ok(true) };
+        let Some(status) = with_report(&object["status"], node, failure) else {
+            return Ok(true);
+        };
         let version = &object["metadata"]["resourceVersion"];
-        let patch = json!({"metadata": {"resourceVersion": version}, "status": status}).to_string().into_bytes();
-        let answer = control_plane.request("PATCH", format!("{path}/status"), "application/merge-patch+json", patch).await?;
+        let patch = json!({"metadata": {"resourceVersion": version}, "status": status})
+            .to_string()
+            .into_bytes();
+        let answer = control_plane
+            .request("PATCH", format!("{path}/status"), "application/merge-patch+json", patch)
+            .await?;
         match answer.0 {
             200..300 => return Ok(true),
             // Another node was faster.
@@ -52,7 +62,9 @@ fn with_report(status: &Value, node: &str, failure: Option<&str>) -> Option<Valu
         Some(message) => failures.push(json!({"node": node, "message": message})),
     }
     nodes.sort_by(|one, other| one.as_str().cmp(&other.as_str()));
-    let same = |field: &str, new: &[Value]| list(field).len() == new.len() && new.iter().all(|entry| list(field).contains(entry));
+    let same = |field: &str, new: &[Value]| {
+        list(field).len() == new.len() && new.iter().all(|entry| list(field).contains(entry))
+    };
     if same("nodes", &nodes) && same("failures", &failures) {
         return None;
     }
@@ -76,6 +88,9 @@ mod tests {
         let before = json!({"nodes": ["pi-1"], "failures": [{"node": "pi-2", "message": "x"}]});
         let after = with_report(&before, "pi-1", Some("no space")).unwrap();
         assert_eq!(after["nodes"], json!([]));
-        assert_eq!(after["failures"], json!([{"node": "pi-2", "message": "x"}, {"node": "pi-1", "message": "no space"}]));
+        assert_eq!(
+            after["failures"],
+            json!([{"node": "pi-2", "message": "x"}, {"node": "pi-1", "message": "no space"}])
+        );
     }
 }

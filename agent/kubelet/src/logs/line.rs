@@ -27,7 +27,11 @@ pub(crate) fn parse(line: &[u8]) -> Option<Line<'_>> {
         b"F" => false,
         _ => return None,
     };
-    Some(Line { time, partial, text: parts.next().unwrap_or_default() })
+    Some(Line {
+        time,
+        partial,
+        text: parts.next().unwrap_or_default(),
+    })
 }
 
 #[cfg(test)]
@@ -37,10 +41,24 @@ mod tests {
     #[test]
     fn lines_are_taken_apart() {
         let line = parse(b"2026-01-02T03:04:05.123456789Z stdout F hello  world \n").unwrap();
-        assert_eq!((line.time, line.partial, line.text), ("2026-01-02T03:04:05.123456789Z", false, &b"hello  world "[..]));
-        assert!(parse(b"2026-01-02T03:04:05.123456789Z stderr P part\n").unwrap().partial);
+        assert_eq!(
+            (line.time, line.partial, line.text),
+            ("2026-01-02T03:04:05.123456789Z", false, &b"hello  world "[..])
+        );
+        assert!(
+            parse(b"2026-01-02T03:04:05.123456789Z stderr P part\n")
+                .unwrap()
+                .partial
+        );
         assert_eq!(parse(b"2026-01-02T03:04:05.1Z stdout F \n").unwrap().text, b"");
-        for broken in [&b""[..], b"\n", b"x", b"2026-01-02T03:04:05Z stdout", b"2026-01-02T03:04:05Z other F x", b"\xff stdout F x"] {
+        for broken in [
+            &b""[..],
+            b"\n",
+            b"x",
+            b"2026-01-02T03:04:05Z stdout",
+            b"2026-01-02T03:04:05Z other F x",
+            b"\xff stdout F x",
+        ] {
             assert_eq!(parse(broken), None);
         }
     }

@@ -75,8 +75,15 @@ impl LogReader {
             }
             files.drain(..index);
         }
-        let mut reader =
-            Self { log: log.to_owned(), left: options.limit, options, earlier: files, open: None, line: Vec::new(), fresh: true };
+        let mut reader = Self {
+            log: log.to_owned(),
+            left: options.limit,
+            options,
+            earlier: files,
+            open: None,
+            line: Vec::new(),
+            fresh: true,
+        };
         reader.next_file(start)?;
         Ok(reader)
     }
@@ -89,7 +96,12 @@ impl LogReader {
                 Ok(mut file) => {
                     file.seek(SeekFrom::Start(start))?;
                     let inode = file.metadata()?.ino();
-                    self.open = Some(Open { reader: BufReader::new(file), inode, present: self.earlier.is_empty(), renamed: false });
+                    self.open = Some(Open {
+                        reader: BufReader::new(file),
+                        inode,
+                        present: self.earlier.is_empty(),
+                        renamed: false,
+                    });
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => start = 0,
@@ -115,7 +127,11 @@ impl LogReader {
                 }
                 continue;
             };
-            let read = open.reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut self.line)?;
+            let read = open
+                .reader
+                .by_ref()
+                .take(LONGEST_LINE)
+                .read_until(b'\n', &mut self.line)?;
             if self.line.last() == Some(&b'\n') || self.line.len() as u64 >= LONGEST_LINE {
                 self.emit(out);
                 self.line.clear();
@@ -218,7 +234,10 @@ fn is_full_line_end(file: &mut File, at: u64) -> io::Result<bool> {
     let mut bytes = Vec::new();
     file.by_ref().take(at - back).read_to_end(&mut bytes)?;
     let body = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-    let start = body.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
+    let start = body
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |index| index + 1);
     Ok(is_full(&body[start..]))
 }
 
@@ -259,7 +278,15 @@ mod tests {
     #[test]
     fn tail_takes_the_last_lines() {
         let (_place, log) = place(&[("0.log", ten())]);
-        let tail = |lines| all(&log, Options { tail: Some(lines), ..Options::default() });
+        let tail = |lines| {
+            all(
+                &log,
+                Options {
+                    tail: Some(lines),
+                    ..Options::default()
+                },
+            )
+        };
         assert_eq!(tail(2), "line 8\nline 9\n");
         assert_eq!(tail(0), "");
         assert_eq!(tail(100).lines().count(), 10);
@@ -267,11 +294,31 @@ mod tests {
 
     #[test]
     fn tail_and_reading_go_over_rotated_files() {
-        let (_place, log) =
-            place(&[("0.log.20260101-000000", entry(1, "F", "old")), ("0.log", entry(2, "F", "a") + &entry(3, "F", "b"))]);
+        let (_place, log) = place(&[
+            ("0.log.20260101-000000", entry(1, "F", "old")),
+            ("0.log", entry(2, "F", "a") + &entry(3, "F", "b")),
+        ]);
         assert_eq!(all(&log, Options::default()), "old\na\nb\n");
-        assert_eq!(all(&log, Options { tail: Some(3), ..Options::default() }), "old\na\nb\n");
-        assert_eq!(all(&log, Options { tail: Some(2), ..Options::default() }), "a\nb\n");
+        assert_eq!(
+            all(
+                &log,
+                Options {
+                    tail: Some(3),
+                    ..Options::default()
+                }
+            ),
+            "old\na\nb\n"
+        );
+        assert_eq!(
+            all(
+                &log,
+                Options {
+                    tail: Some(2),
+                    ..Options::default()
+                }
+            ),
+            "a\nb\n"
+        );
     }
 
     #[test]
@@ -279,8 +326,24 @@ mod tests {
         let text = entry(1, "F", "first") + &entry(2, "P", "se") + &entry(3, "P", "con") + &entry(4, "F", "d");
         let (_place, log) = place(&[("0.log", text)]);
         assert_eq!(all(&log, Options::default()), "first\nsecond\n");
-        assert_eq!(all(&log, Options { tail: Some(1), ..Options::default() }), "second\n");
-        let stamped = all(&log, Options { timestamps: true, tail: Some(1), ..Options::default() });
+        assert_eq!(
+            all(
+                &log,
+                Options {
+                    tail: Some(1),
+                    ..Options::default()
+                }
+            ),
+            "second\n"
+        );
+        let stamped = all(
+            &log,
+            Options {
+                timestamps: true,
+                tail: Some(1),
+                ..Options::default()
+            },
+        );
         assert_eq!(stamped, "2026-01-01T00:00:02.5Z second\n");
     }
 
@@ -288,8 +351,26 @@ mod tests {
     fn since_and_limit_cut() {
         let (_place, log) = place(&[("0.log", ten())]);
         let since = "2026-01-01T00:00:08Z".parse().ok();
-        assert_eq!(all(&log, Options { since, ..Options::default() }), "line 8\nline 9\n");
-        assert_eq!(all(&log, Options { limit: Some(9), ..Options::default() }), "line 0\nli");
+        assert_eq!(
+            all(
+                &log,
+                Options {
+                    since,
+                    ..Options::default()
+                }
+            ),
+            "line 8\nline 9\n"
+        );
+        assert_eq!(
+            all(
+                &log,
+                Options {
+                    limit: Some(9),
+                    ..Options::default()
+                }
+            ),
+            "line 0\nli"
+        );
     }
 
     #[test]

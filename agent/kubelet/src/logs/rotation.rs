@@ -28,8 +28,15 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
         }
         for (pod, seen) in context.registry.all() {
-            for container in seen.observed.containers.iter().filter(|container| container.state == State::Running) {
-                let log = context.directories.container_log(&pod, &container.name, container.attempt);
+            for container in seen
+                .observed
+                .containers
+                .iter()
+                .filter(|container| container.state == State::Running)
+            {
+                let log = context
+                    .directories
+                    .container_log(&pod, &container.name, container.attempt);
                 match rotate(&log, LONGEST) {
                     Ok(false) => {}
                     Ok(true) => {
@@ -95,7 +102,10 @@ mod tests {
         }
         let files = rotated(&log);
         assert_eq!(files.len(), MOST_FILES - 1);
-        assert!(std::fs::read_to_string(&files[0]).unwrap().starts_with('2'), "the newest is kept");
+        assert!(
+            std::fs::read_to_string(&files[0]).unwrap().starts_with('2'),
+            "the newest is kept"
+        );
         std::fs::write(&log, "short").unwrap();
         assert!(!rotate(&log, 10).unwrap());
     }

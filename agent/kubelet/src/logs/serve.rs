@@ -41,8 +41,19 @@ impl Session {
             (Some(time), _) => Some(time.parse().map_err(|error| format!("sinceTime {time}: {error}"))?),
             (None, seconds) => seconds.map(ago),
         };
-        let options = Options { timestamps: query.timestamps, tail: query.tail_lines, since, limit: query.limit_bytes };
-        Ok(Self { registry, query, container, log, options })
+        let options = Options {
+            timestamps: query.timestamps,
+            tail: query.tail_lines,
+            since,
+            limit: query.limit_bytes,
+        };
+        Ok(Self {
+            registry,
+            query,
+            container,
+            log,
+            options,
+        })
     }
 
     /// Writes until the end of the log; when following, until the container has ended or the client is gone.
@@ -64,7 +75,11 @@ impl Session {
 
     async fn copy(&self, writer: &mut (impl AsyncWrite + Unpin)) -> std::io::Result<()> {
         // Watching starts before reading, so that nothing is written unseen in between.
-        let mut notify = if self.query.follow { Some(Watcher::new(&self.log)?) } else { None };
+        let mut notify = if self.query.follow {
+            Some(Watcher::new(&self.log)?)
+        } else {
+            None
+        };
         let mut changes = self.registry.changes();
         let (log, options) = (self.log.clone(), self.options.clone());
         let mut reader = blocking(move || LogReader::open(&log, options)).await?;
@@ -84,7 +99,9 @@ impl Session {
                 continue;
             }
             // It was not running any more when the end of its log was reached.
-            let Some(notify) = notify.as_mut().filter(|_| running && !reader.limit_reached()) else { return Ok(()) };
+            let Some(notify) = notify.as_mut().filter(|_| running && !reader.limit_reached()) else {
+                return Ok(());
+            };
             tokio::select! {
                 changed = notify.changed() => changed?,
                 _ = changes.changed() => {}
@@ -116,9 +133,14 @@ impl Watcher {
     fn new(log: &Path) -> std::io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let directory = log.parent().unwrap_or(log);
-        inotify.add_watch(directory, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
+        inotify.add_watch(
+            directory,
+            AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO,
+        )?;
         let descriptor = inotify.as_fd().try_clone_to_owned()?;
-        Ok(Self { events: pipe::Receiver::from_file_unchecked(descriptor.into())? })
+        Ok(Self {
+            events: pipe::Receiver::from_file_unchecked(descriptor.into())?,
+        })
     }
 
     async fn changed(&mut self) -> std::io::Result<()> {

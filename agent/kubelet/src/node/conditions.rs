@@ -61,7 +61,10 @@ impl Judged {
                 "lastTransitionTime": stamp(condition.since),
             }))
         };
-        ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"].iter().filter_map(entry).collect()
+        ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"]
+            .iter()
+            .filter_map(entry)
+            .collect()
     }
 }
 
@@ -79,32 +82,67 @@ impl Conditions {
         let memory_floor = LEAST_MEMORY.min(inputs.memory / 10);
         // Half as much again before it is called over.
         let low = |available: u64, floor: u64, before: bool| available < if before { floor + floor / 2 } else { floor };
-        let memory = inputs.measured && low(inputs.memory_available, memory_floor, self.judged.holds("MemoryPressure"));
-        let disk = inputs.measured && low(inputs.disk_available, inputs.disk / 100 * LEAST_DISK, self.judged.holds("DiskPressure"));
+        let memory = inputs.measured
+            && low(
+                inputs.memory_available,
+                memory_floor,
+                self.judged.holds("MemoryPressure"),
+            );
+        let disk = inputs.measured
+            && low(
+                inputs.disk_available,
+                inputs.disk / 100 * LEAST_DISK,
+                self.judged.holds("DiskPressure"),
+            );
         let (processes, most) = inputs.processes;
         let crowded = most > 0 && processes > most / 100 * 95;
         let memory = self.lasting("MemoryPressure", memory, now);
         let disk = self.lasting("DiskPressure", disk, now);
         let crowded = self.lasting("PIDPressure", crowded, now);
-        self.set("MemoryPressure", memory, if memory {
-            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available".into())
-        } else {
-            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available".into())
-        });
-        self.set("DiskPressure", disk, if disk {
-            ("KubeletHasDiskPressure", "kubelet has disk pressure".into())
-        } else {
-            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure".into())
-        });
-        self.set("PIDPressure", crowded, if crowded {
-            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available".into())
-        } else {
-            ("KubeletHasSufficientPID", "kubelet has sufficient PID available".into())
-        });
-        self.set("Ready", inputs.not_ready.is_none(), match &inputs.not_ready {
-            None => ("KubeletReady", "kubelet is posting ready status".into()),
-            Some(problem) => ("KubeletNotReady", problem.clone()),
-        });
+        self.set(
+            "MemoryPressure",
+            memory,
+            if memory {
+                (
+                    "KubeletHasInsufficientMemory",
+                    "kubelet has insufficient memory available".into(),
+                )
+            } else {
+                (
+                    "KubeletHasSufficientMemory",
+                    "kubelet has sufficient memory available".into(),
+                )
+            },
+        );
+        self.set(
+            "DiskPressure",
+            disk,
+            if disk {
+                ("KubeletHasDiskPressure", "kubelet has disk pressure".into())
+            } else {
+                ("KubeletHasNoDiskPressure", "kubelet has no disk pressure".into())
+            },
+        );
+        self.set(
+            "PIDPressure",
+            crowded,
+            if crowded {
+                (
+                    "KubeletHasInsufficientPID",
+                    "kubelet has insufficient PID available".into(),
+                )
+            } else {
+                ("KubeletHasSufficientPID", "kubelet has sufficient PID available".into())
+            },
+        );
+        self.set(
+            "Ready",
+            inputs.not_ready.is_none(),
+            match &inputs.not_ready {
+                None => ("KubeletReady", "kubelet is posting ready status".into()),
+                Some(problem) => ("KubeletNotReady", problem.clone()),
+            },
+        );
         self.judged.clone()
     }
 
@@ -123,7 +161,15 @@ impl Conditions {
             Some(known) if known.holds == holds => known.since,
             _ => Timestamp::now(),
         };
-        self.judged.conditions.insert(kind, One { holds, reason, message, since });
+        self.judged.conditions.insert(
+            kind,
+            One {
+                holds,
+                reason,
+                message,
+                since,
+            },
+        );
     }
 }
 
@@ -132,7 +178,14 @@ mod tests {
     use super::*;
 
     fn inputs(memory_available: u64, disk_available: u64) -> Inputs {
-        Inputs { memory_available, memory: 1 << 30, disk_available, disk: 1_000, measured: true, ..Inputs::default() }
+        Inputs {
+            memory_available,
+            memory: 1 << 30,
+            disk_available,
+            disk: 1_000,
+            measured: true,
+            ..Inputs::default()
+        }
     }
 
     #[test]
@@ -141,9 +194,16 @@ mod tests {
         let mut conditions = Conditions::default();
         assert!(!conditions.judge(&inputs(500 << 20, 500), start).holds("MemoryPressure"));
         assert!(conditions.judge(&inputs(90 << 20, 500), start).holds("MemoryPressure"));
-        assert!(conditions.judge(&inputs(120 << 20, 500), start).holds("MemoryPressure"), "hardly better is not better");
+        assert!(
+            conditions.judge(&inputs(120 << 20, 500), start).holds("MemoryPressure"),
+            "hardly better is not better"
+        );
         assert!(conditions.judge(&inputs(500 << 20, 500), start).holds("MemoryPressure"));
-        assert!(!conditions.judge(&inputs(500 << 20, 500), start + CALM).holds("MemoryPressure"));
+        assert!(
+            !conditions
+                .judge(&inputs(500 << 20, 500), start + CALM)
+                .holds("MemoryPressure")
+        );
     }
 
     #[test]
@@ -155,11 +215,22 @@ mod tests {
     #[test]
     fn conditions_are_in_kubectls_order_with_kubernetes_words() {
         let mut conditions = Conditions::default();
-        let down = Inputs { not_ready: Some("container runtime is down".into()), ..inputs(500 << 20, 50) };
+        let down = Inputs {
+            not_ready: Some("container runtime is down".into()),
+            ..inputs(500 << 20, 50)
+        };
         let list = conditions.judge(&down, Instant::now()).as_json();
-        let kinds: Vec<_> = list.as_array().unwrap().iter().map(|one| one["type"].as_str().unwrap()).collect();
+        let kinds: Vec<_> = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["type"].as_str().unwrap())
+            .collect();
         assert_eq!(kinds, ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"]);
         assert_eq!(list[1]["reason"], "KubeletHasDiskPressure");
-        assert_eq!((&list[3]["status"], &list[3]["reason"]), (&json!("False"), &json!("KubeletNotReady")));
+        assert_eq!(
+            (&list[3]["status"], &list[3]["reason"]),
+            (&json!("False"), &json!("KubeletNotReady"))
+        );
     }
 }

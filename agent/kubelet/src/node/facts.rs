@@ -11,7 +11,9 @@ use crate::archive::architecture;
 use crate::config::Config;
 
 /// Interfaces whose addresses are not the node's own.
-const VIRTUAL: [&str; 9] = ["lo", "veth", "cni", "br-", "docker", "vxlan", "flannel", "minidc", "virbr"];
+const VIRTUAL: [&str; 9] = [
+    "lo", "veth", "cni", "br-", "docker", "vxlan", "flannel", "minidc", "virbr",
+];
 
 fn text(path: &str) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -21,11 +23,23 @@ fn text(path: &str) -> String {
 /// `status.nodeInfo`; `runtime` is name and version.
 pub(super) fn node_info(runtime: Option<&(String, String)>) -> Value {
     let release = text("/etc/os-release");
-    let image = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
-    let version = format!("v1.{}.0+minidc-{}", minidc_api::discovery::KUBERNETES_MINOR, env!("CARGO_PKG_VERSION"));
+    let image = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .unwrap_or("Linux")
+        .trim_matches('"');
+    let version = format!(
+        "v1.{}.0+minidc-{}",
+        minidc_api::discovery::KUBERNETES_MINOR,
+        env!("CARGO_PKG_VERSION")
+    );
     let machine = text("/etc/machine-id");
     // Boards without firmware tables have a serial number instead.
-    let system = [text("/sys/class/dmi/id/product_uuid"), text("/proc/device-tree/serial-number"), machine.clone()];
+    let system = [
+        text("/sys/class/dmi/id/product_uuid"),
+        text("/proc/device-tree/serial-number"),
+        machine.clone(),
+    ];
     json!({
         "architecture": architecture(),
         "bootID": text("/proc/sys/kernel/random/boot_id"),
@@ -42,15 +56,28 @@ pub(super) fn node_info(runtime: Option<&(String, String)>) -> Value {
 
 /// The labels that the node puts on itself.
 pub(super) fn labels(config: &Config) -> Map<String, Value> {
-    let known = [("kubernetes.io/arch", architecture()), ("kubernetes.io/os", "linux"), ("kubernetes.io/hostname", &config.node)];
+    let known = [
+        ("kubernetes.io/arch", architecture()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/hostname", &config.node),
+    ];
     let known = known.into_iter().map(|(key, value)| (key.to_owned(), json!(value)));
-    config.labels.iter().map(|(key, value)| (key.clone(), json!(value))).chain(known).collect()
+    config
+        .labels
+        .iter()
+        .map(|(key, value)| (key.clone(), json!(value)))
+        .chain(known)
+        .collect()
 }
 
 /// Processes and threads there are, and the most there may be.
 pub(super) fn processes() -> (u64, u64) {
     let loads = text("/proc/loadavg");
-    let now = loads.split_whitespace().nth(3).and_then(|word| word.split_once('/')).and_then(|(_, all)| all.parse().ok());
+    let now = loads
+        .split_whitespace()
+        .nth(3)
+        .and_then(|word| word.split_once('/'))
+        .and_then(|(_, all)| all.parse().ok());
     (now.unwrap_or(0), text("/proc/sys/kernel/pid_max").parse().unwrap_or(0))
 }
 
@@ -66,7 +93,9 @@ pub(crate) fn addresses() -> Vec<String> {
         }
         let Some(address) = interface.address else { continue };
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        let Some(ip) = v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()))) else { continue };
+        let Some(ip) = v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()))) else {
+            continue;
+        };
         let local = match ip {
             IpAddr::V4(ip) => ip.is_link_local() || ip.is_loopback(),
             IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_loopback(),
@@ -89,11 +118,17 @@ pub(crate) fn addresses() -> Vec<String> {
 
 /// The interface with the default route that costs least.
 fn default_interface(routes: &str) -> Option<String> {
-    let rows = routes.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let rows = routes
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
     let defaults = rows.filter(|row| row.len() > 7 && row[1] == "00000000" && row[7] == "00000000");
     let best = defaults.min_by_key(|row| row[6].parse::<u32>().unwrap_or(u32::MAX))?;
     // A link that is plugged in may still have no carrier, but then the kernel marks its routes dead soon enough.
-    Path::new("/sys/class/net").join(best[0]).exists().then(|| best[0].to_owned())
+    Path::new("/sys/class/net")
+        .join(best[0])
+        .exists()
+        .then(|| best[0].to_owned())
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@ use super::*;
 use serde_json::json;
 
 fn pod(spec: serde_json::Value) -> core::Pod {
-    let metadata = json!({"name": "web-1", "namespace": "shop", "uid": "u1"});
-    serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
+    let mut pod = json!({"metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"}});
+    pod["spec"] = spec;
+    serde_json::from_value(pod).unwrap()
 }
 
 fn simple(policy: &str) -> core::Pod {
@@ -11,7 +12,13 @@ fn simple(policy: &str) -> core::Pod {
 }
 
 fn sandbox(id: &str, attempt: u32, ready: bool) -> Sandbox {
-    Sandbox { id: id.into(), attempt, ready, created_at: i64::from(attempt) + 1, ips: vec!["100.64.0.2".into()] }
+    Sandbox {
+        id: id.into(),
+        attempt,
+        ready,
+        created_at: i64::from(attempt) + 1,
+        ips: vec!["100.64.0.2".into()],
+    }
 }
 
 fn instance(name: &str, attempt: u32, state: State, exit_code: i32) -> Container {
@@ -41,7 +48,14 @@ struct Case {
 impl Case {
     fn new(pod: core::Pod, sandboxes: Vec<Sandbox>, containers: Vec<Container>) -> Self {
         let observed = Observed::new(sandboxes, containers);
-        Self { pod, intent: Intent::Run, observed, memory: Memory::default(), volumes_ready: true, now: Instant::now() }
+        Self {
+            pod,
+            intent: Intent::Run,
+            observed,
+            memory: Memory::default(),
+            volumes_ready: true,
+            now: Instant::now(),
+        }
     }
 
     fn plan(&self) -> Plan {
@@ -61,7 +75,12 @@ impl Case {
 }
 
 fn start(name: &str, attempt: u32, replaces: Option<&str>) -> Action {
-    Action::StartContainer { sandbox: "s0".into(), name: name.into(), attempt, replaces: replaces.map(Into::into) }
+    Action::StartContainer {
+        sandbox: "s0".into(),
+        name: name.into(),
+        attempt,
+        replaces: replaces.map(Into::into),
+    }
 }
 
 #[test]
@@ -86,7 +105,9 @@ fn nothing_starts_before_its_volumes_are_there() {
 #[test]
 fn failed_sandbox_is_tried_again_only_after_a_while() {
     let mut case = Case::new(simple("Always"), vec![], vec![]);
-    case.memory.not_before.insert("sandbox".into(), case.now + Duration::from_secs(2));
+    case.memory
+        .not_before
+        .insert("sandbox".into(), case.now + Duration::from_secs(2));
     let plan = case.plan();
     assert!(plan.actions.is_empty());
     assert_eq!(plan.wake_after, Some(Duration::from_secs(2)));
@@ -96,8 +117,10 @@ fn failed_sandbox_is_tried_again_only_after_a_while() {
 
 #[test]
 fn init_containers_run_one_after_the_other() {
-    let pod = pod(json!({"initContainers": [{"name": "a", "image": "i:1"}, {"name": "b", "image": "i:1"}],
-        "containers": [{"name": "web", "image": "i:1"}]}));
+    let pod = pod(
+        json!({"initContainers": [{"name": "a", "image": "i:1"}, {"name": "b", "image": "i:1"}],
+        "containers": [{"name": "web", "image": "i:1"}]}),
+    );
     let mut case = Case::new(pod, vec![sandbox("s0", 0, true)], vec![]);
     assert_eq!(case.actions(), [start("a", 0, None)]);
     case.observed.containers.push(instance("a", 0, State::Running, 0));
@@ -114,9 +137,15 @@ fn init_containers_run_one_after_the_other() {
 #[test]
 fn failed_init_container_is_repeated_or_fails_the_pod() {
     let with = |policy: &str| {
-        let pod = pod(json!({"restartPolicy": policy, "initContainers": [{"name": "a", "image": "i:1"}],
-            "containers": [{"name": "web", "image": "i:1"}]}));
-        Case::new(pod, vec![sandbox("s0", 0, true)], vec![instance("a", 0, State::Exited, 1)])
+        let pod = pod(
+            json!({"restartPolicy": policy, "initContainers": [{"name": "a", "image": "i:1"}],
+            "containers": [{"name": "web", "image": "i:1"}]}),
+        );
+        Case::new(
+            pod,
+            vec![sandbox("s0", 0, true)],
+            vec![instance("a", 0, State::Exited, 1)],
+        )
     };
     assert_eq!(with("Always").actions(), [start("a", 1, Some("a-0"))]);
     assert_eq!(with("OnFailure").actions(), [start("a", 1, Some("a-0"))]);
@@ -132,7 +161,10 @@ fn sidecar_does_not_hold_up_the_pod_and_goes_with_it() {
     assert_eq!(case.actions(), [start("side", 0, None)]);
     case.observed.containers.push(instance("side", 0, State::Running, 0));
     assert_eq!(case.actions(), [start("a", 0, None)]);
-    case.observed.containers.extend([instance("a", 0, State::Exited, 0), instance("web", 0, State::Running, 0)]);
+    case.observed.containers.extend([
+        instance("a", 0, State::Exited, 0),
+        instance("web", 0, State::Running, 0),
+    ]);
     assert_eq!(case.plan(), Plan::default());
     case.observed.containers[2] = instance("web", 0, State::Exited, 0);
     assert!(matches!(&case.actions()[..], [Action::StopContainers(stops)] if stops[0].name == "side"));
@@ -143,18 +175,35 @@ fn sidecar_does_not_hold_up_the_pod_and_goes_with_it() {
 
 #[test]
 fn restart_policy_decides_over_what_ended() {
-    for (policy, exit_code, restarted) in
-        [("Always", 0, true), ("Always", 1, true), ("OnFailure", 0, false), ("OnFailure", 1, true), ("Never", 0, false), ("Never", 1, false)]
-    {
-        let case = Case::new(simple(policy), vec![sandbox("s0", 0, true)], vec![instance("web", 0, State::Exited, exit_code)]);
-        let expected = if restarted { start("web", 1, Some("web-0")) } else { Action::StopSandbox("s0".into()) };
+    for (policy, exit_code, restarted) in [
+        ("Always", 0, true),
+        ("Always", 1, true),
+        ("OnFailure", 0, false),
+        ("OnFailure", 1, true),
+        ("Never", 0, false),
+        ("Never", 1, false),
+    ] {
+        let case = Case::new(
+            simple(policy),
+            vec![sandbox("s0", 0, true)],
+            vec![instance("web", 0, State::Exited, exit_code)],
+        );
+        let expected = if restarted {
+            start("web", 1, Some("web-0"))
+        } else {
+            Action::StopSandbox("s0".into())
+        };
         assert_eq!(case.actions(), [expected], "{policy} {exit_code}");
     }
 }
 
 #[test]
 fn crashing_container_waits_longer_each_time() {
-    let mut case = Case::new(simple("Always"), vec![sandbox("s0", 0, true)], vec![instance("web", 1, State::Exited, 1)]);
+    let mut case = Case::new(
+        simple("Always"),
+        vec![sandbox("s0", 0, true)],
+        vec![instance("web", 1, State::Exited, 1)],
+    );
     case.memory.crashes.next("web", case.now, case.now);
     case.memory.exits.insert("web-1".into(), case.now);
     let plan = case.plan();
@@ -162,7 +211,10 @@ fn crashing_container_waits_longer_each_time() {
     assert_eq!(plan.wake_after, Some(Duration::from_secs(10)));
     let waiting = &plan.crashing["web"];
     assert_eq!(waiting.reason, "CrashLoopBackOff");
-    assert_eq!(waiting.message, "back-off 10s restarting failed container=web pod=web-1_shop(u1)");
+    assert_eq!(
+        waiting.message,
+        "back-off 10s restarting failed container=web pod=web-1_shop(u1)"
+    );
     case.now += Duration::from_secs(10);
     assert_eq!(case.actions(), [start("web", 2, Some("web-1"))]);
 }
@@ -170,7 +222,11 @@ fn crashing_container_waits_longer_each_time() {
 #[test]
 fn one_crashing_container_does_not_stop_the_other() {
     let pod = pod(json!({"containers": [{"name": "web", "image": "i:1"}, {"name": "log", "image": "i:1"}]}));
-    let mut case = Case::new(pod, vec![sandbox("s0", 0, true)], vec![instance("web", 0, State::Exited, 1)]);
+    let mut case = Case::new(
+        pod,
+        vec![sandbox("s0", 0, true)],
+        vec![instance("web", 0, State::Exited, 1)],
+    );
     case.memory.crashes.next("web", case.now, case.now);
     case.memory.exits.insert("web-0".into(), case.now);
     assert_eq!(case.actions(), [start("log", 0, None)]);
@@ -202,9 +258,15 @@ fn pod_that_must_not_restart_stays_ended_after_a_power_cut() {
 #[test]
 fn changed_image_replaces_the_container() {
     let pod = pod(json!({"containers": [{"name": "web", "image": "i:2"}]}));
-    let mut case = Case::new(pod, vec![sandbox("s0", 0, true)], vec![instance("web", 0, State::Running, 0)]);
+    let mut case = Case::new(
+        pod,
+        vec![sandbox("s0", 0, true)],
+        vec![instance("web", 0, State::Running, 0)],
+    );
     let actions = case.actions();
-    let [Action::StopContainers(stops)] = &actions[..] else { panic!("{actions:?}") };
+    let [Action::StopContainers(stops)] = &actions[..] else {
+        panic!("{actions:?}")
+    };
     assert_eq!(stops[0].message, "Container web definition changed, will be restarted");
     case.observed.containers[0].state = State::Exited;
     assert_eq!(case.actions(), [start("web", 1, Some("web-0"))]);
@@ -212,33 +274,57 @@ fn changed_image_replaces_the_container() {
 
 #[test]
 fn only_the_last_dead_instance_is_kept() {
-    let containers =
-        vec![instance("web", 0, State::Exited, 1), instance("web", 1, State::Exited, 1), instance("web", 2, State::Running, 0)];
+    let containers = vec![
+        instance("web", 0, State::Exited, 1),
+        instance("web", 1, State::Exited, 1),
+        instance("web", 2, State::Running, 0),
+    ];
     let case = Case::new(simple("Always"), vec![sandbox("s0", 0, true)], containers);
     assert_eq!(case.actions(), [Action::RemoveContainer("web-0".into())]);
 }
 
 #[test]
 fn container_made_but_never_started_is_made_again_with_its_number() {
-    let case = Case::new(simple("Always"), vec![sandbox("s0", 0, true)], vec![instance("web", 0, State::Created, 0)]);
-    assert_eq!(case.actions(), [Action::RemoveContainer("web-0".into()), start("web", 0, None)]);
+    let case = Case::new(
+        simple("Always"),
+        vec![sandbox("s0", 0, true)],
+        vec![instance("web", 0, State::Created, 0)],
+    );
+    assert_eq!(
+        case.actions(),
+        [Action::RemoveContainer("web-0".into()), start("web", 0, None)]
+    );
 }
 
 #[test]
 fn removed_pod_is_stopped_then_cleared_then_finished() {
-    let mut case = Case::new(simple("Always"), vec![sandbox("s0", 0, true)], vec![instance("web", 0, State::Running, 0)]);
+    let mut case = Case::new(
+        simple("Always"),
+        vec![sandbox("s0", 0, true)],
+        vec![instance("web", 0, State::Running, 0)],
+    );
     case.intent = Intent::Remove;
     let actions = case.actions();
-    assert!(matches!(&actions[..], [Action::StopContainers(stops)] if stops[0].message == "Stopping container web"), "{actions:?}");
+    assert!(
+        matches!(&actions[..], [Action::StopContainers(stops)] if stops[0].message == "Stopping container web"),
+        "{actions:?}"
+    );
     case.observed.containers[0].state = State::Exited;
-    assert_eq!(case.actions(), [Action::StopSandbox("s0".into()), Action::RemoveSandbox("s0".into())]);
+    assert_eq!(
+        case.actions(),
+        [Action::StopSandbox("s0".into()), Action::RemoveSandbox("s0".into())]
+    );
     case.observed = Observed::default();
     assert_eq!(case.actions(), [Action::Finish]);
 }
 
 #[test]
 fn ended_pod_keeps_its_records() {
-    let mut case = Case::new(simple("Always"), vec![sandbox("s0", 0, true)], vec![instance("web", 0, State::Exited, 0)]);
+    let mut case = Case::new(
+        simple("Always"),
+        vec![sandbox("s0", 0, true)],
+        vec![instance("web", 0, State::Exited, 0)],
+    );
     case.intent = Intent::End;
     assert_eq!(case.actions(), [Action::StopSandbox("s0".into())]);
     case.observed.sandboxes[0].ready = false;

@@ -27,7 +27,10 @@ pub(crate) const IMAGE_REASONS: [&str; 3] = ["ErrImagePull", "ImagePullBackOff",
 fn policy(container: &Container) -> &str {
     let image = container.image.as_deref().unwrap_or_default();
     let latest = crate::archive::full_name(image).ends_with(":latest");
-    container.image_pull_policy.as_deref().unwrap_or(if latest { "Always" } else { "IfNotPresent" })
+    container
+        .image_pull_policy
+        .as_deref()
+        .unwrap_or(if latest { "Always" } else { "IfNotPresent" })
 }
 
 /// The image, pulled when need be.
@@ -41,15 +44,26 @@ pub(crate) async fn ensure(
     let name = container.image.as_deref().unwrap_or_default();
     let say = |severity, reason, message: String| context.recorder.container(pod, field, severity, reason, message);
     let policy = policy(container);
-    let failed = |reason: &str, message: String| Waiting { reason: reason.into(), message };
+    let failed = |reason: &str, message: String| Waiting {
+        reason: reason.into(),
+        message,
+    };
 
     let present = context.runtime.image(name).await.map_err(|error| {
-        say(Severity::Warning, "InspectFailed", format!("Failed to inspect image \"{name}\": {error}"));
-        failed("ImageInspectError", format!("Failed to inspect image \"{name}\": {error}"))
+        say(
+            Severity::Warning,
+            "InspectFailed",
+            format!("Failed to inspect image \"{name}\": {error}"),
+        );
+        failed(
+            "ImageInspectError",
+            format!("Failed to inspect image \"{name}\": {error}"),
+        )
     })?;
     match (present, policy) {
         (Some(image), "IfNotPresent" | "Never") => {
-            let message = format!("Container image \"{name}\" already present on machine and can be accessed by the pod");
+            let message =
+                format!("Container image \"{name}\" already present on machine and can be accessed by the pod");
             say(Severity::Normal, "Pulled", message);
             return Ok(image);
         }
@@ -96,7 +110,11 @@ pub(crate) async fn ensure(
                 Err(error) => error.message,
                 Ok(_) => "the image is not there after the pull".to_owned(),
             };
-            say(Severity::Warning, "Failed", format!("Failed to pull image \"{name}\": {error}"));
+            say(
+                Severity::Warning,
+                "Failed",
+                format!("Failed to pull image \"{name}\": {error}"),
+            );
             let now = Instant::now();
             pulls.back_off.next(name, last.unwrap_or(now), now);
             pulls.errors.insert(name.to_owned(), error.clone());

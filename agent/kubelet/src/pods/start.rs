@@ -23,7 +23,11 @@ const HOSTS: &str = "/etc/hosts";
 
 /// The path of a container in the pod, as events and `kubectl describe` name it.
 pub(crate) fn field_path(spec: &PodSpec, name: &str) -> String {
-    let init = spec.init_containers.iter().flatten().any(|container| container.name == name);
+    let init = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .any(|container| container.name == name);
     format!("spec.{}{{{name}}}", if init { "initContainers" } else { "containers" })
 }
 
@@ -38,7 +42,10 @@ pub(crate) async fn sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32
         if let Err(error) = shared.cgroups.prepare(&group, &resources::pod_resources(spec)) {
             tracing::warn!(pod = %identity, group, %error, "the pod runs without its share among pods");
         }
-        for directory in [shared.directories.pod(&identity.uid), shared.directories.pod_logs(&identity)] {
+        for directory in [
+            shared.directories.pod(&identity.uid),
+            shared.directories.pod_logs(&identity),
+        ] {
             if let Err(error) = std::fs::create_dir_all(&directory) {
                 tracing::warn!(directory = %directory.display(), %error, "cannot make a directory of a pod");
             }
@@ -48,7 +55,10 @@ pub(crate) async fn sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32
     })
     .await;
     let Ok(config) = config else {
-        return Err(RuntimeError { kind: crate::runtime::Trouble::Other, message: "preparing the sandbox failed".into() });
+        return Err(RuntimeError {
+            kind: crate::runtime::Trouble::Other,
+            message: "preparing the sandbox failed".into(),
+        });
     };
     let _permit = context.starts.acquire().await;
     context.runtime.run_sandbox(config).await
@@ -77,10 +87,14 @@ pub(crate) async fn container(
     let empty = PodSpec::default();
     let spec = around.pod.spec.as_ref().unwrap_or(&empty);
     let field = field_path(spec, &wanted.name);
-    let say = |severity, reason, message: String| context.recorder.container(&identity, &field, severity, reason, message);
+    let say =
+        |severity, reason, message: String| context.recorder.container(&identity, &field, severity, reason, message);
     let fail = |reason: &str, message: String, event: String| {
         say(Severity::Warning, "Failed", event);
-        Err(Waiting { reason: reason.into(), message })
+        Err(Waiting {
+            reason: reason.into(),
+            message,
+        })
     };
 
     let image = match image::ensure(context, &identity, &field, wanted, pulls).await {
@@ -95,7 +109,12 @@ pub(crate) async fn container(
         let (desired, node, volumes) = (around.desired.clone(), around.node.clone(), around.volumes.clone());
         let pod_ips = around.pod_ips.to_vec();
         tokio::task::spawn_blocking(move || {
-            let lookup = Lookup { pod: &pod, desired: &desired, node: &node, pod_ips: &pod_ips };
+            let lookup = Lookup {
+                pod: &pod,
+                desired: &desired,
+                node: &node,
+                pod_ips: &pod_ips,
+            };
             prepare(&context, &lookup, &wanted, &volumes, attempt)
         })
         .await
@@ -103,7 +122,13 @@ pub(crate) async fn container(
     };
     let prepared = match prepared {
         Ok(prepared) => prepared,
-        Err(message) => return fail("CreateContainerConfigError", message.clone(), format!("Error: {message}")),
+        Err(message) => {
+            return fail(
+                "CreateContainerConfigError",
+                message.clone(),
+                format!("Error: {message}"),
+            );
+        }
     };
     for message in &prepared.environment.skipped {
         say(Severity::Warning, "InvalidEnvironmentVariableNames", message.clone());
@@ -120,18 +145,43 @@ pub(crate) async fn container(
     };
     let config = match container::config(&parts) {
         Ok(config) => config,
-        Err(message) => return fail("CreateContainerConfigError", message.clone(), format!("Error: {message}")),
+        Err(message) => {
+            return fail(
+                "CreateContainerConfigError",
+                message.clone(),
+                format!("Error: {message}"),
+            );
+        }
     };
-    let sandbox_config = sandbox::config(&context.config, &context.directories, around.pod, around.sandbox_attempt, "");
+    let sandbox_config = sandbox::config(
+        &context.config,
+        &context.directories,
+        around.pod,
+        around.sandbox_attempt,
+        "",
+    );
     let _permit = context.starts.acquire().await;
-    let created = context.runtime.create_container(around.sandbox.to_owned(), config, sandbox_config).await;
+    let created = context
+        .runtime
+        .create_container(around.sandbox.to_owned(), config, sandbox_config)
+        .await;
     let id = match created {
         Ok(id) => id,
-        Err(error) => return fail("CreateContainerError", error.message.clone(), format!("Error: {}", error.message)),
+        Err(error) => {
+            return fail(
+                "CreateContainerError",
+                error.message.clone(),
+                format!("Error: {}", error.message),
+            );
+        }
     };
     say(Severity::Normal, "Created", "Container created".into());
     if let Err(error) = context.runtime.start_container(&id).await {
-        return fail("RunContainerError", error.message.clone(), format!("Error: {}", error.message));
+        return fail(
+            "RunContainerError",
+            error.message.clone(),
+            format!("Error: {}", error.message),
+        );
     }
     say(Severity::Normal, "Started", "Container started".into());
     Ok(())
@@ -144,7 +194,13 @@ struct Prepared {
 }
 
 /// The blocking part: files and mounts.
-fn prepare(context: &Context, lookup: &Lookup<'_>, wanted: &Container, volumes: &Volumes, attempt: u32) -> Result<Prepared, String> {
+fn prepare(
+    context: &Context,
+    lookup: &Lookup<'_>,
+    wanted: &Container,
+    volumes: &Volumes,
+    attempt: u32,
+) -> Result<Prepared, String> {
     let identity = PodIdentity::of(lookup.pod);
     let environment = environment(lookup, wanted)?;
     let directories = &context.directories;
@@ -162,7 +218,11 @@ fn prepare(context: &Context, lookup: &Lookup<'_>, wanted: &Container, volumes: 
         std::fs::write(&termination_message, "")?;
         // The container may run as any user.
         set_mode(&termination_message, 0o666)?;
-        let host_network = lookup.pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
+        let host_network = lookup
+            .pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.host_network == Some(true));
         let text = if host_network {
             std::fs::read_to_string(HOSTS).unwrap_or_default()
         } else {
@@ -176,10 +236,22 @@ fn prepare(context: &Context, lookup: &Lookup<'_>, wanted: &Container, volumes: 
     })();
     files.map_err(|error| format!("write the files of container \"{}\": {error}", wanted.name))?;
     if !mounts.iter().any(|mount| mount.container_path == HOSTS) {
-        let read_only = wanted.security_context.as_ref().is_some_and(|context| context.read_only_root_filesystem == Some(true));
-        mounts.push(ReadyMount { container_path: HOSTS.into(), host_path: hosts, read_only, propagation: None });
+        let read_only = wanted
+            .security_context
+            .as_ref()
+            .is_some_and(|context| context.read_only_root_filesystem == Some(true));
+        mounts.push(ReadyMount {
+            container_path: HOSTS.into(),
+            host_path: hosts,
+            read_only,
+            propagation: None,
+        });
     }
-    Ok(Prepared { environment, mounts, termination_message })
+    Ok(Prepared {
+        environment,
+        mounts,
+        termination_message,
+    })
 }
 
 fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {

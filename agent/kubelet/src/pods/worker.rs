@@ -11,19 +11,20 @@ use tokio::sync::{Notify, watch};
 
 use crate::context::{Condition, Context, Seen};
 use crate::desired::Desired;
-use crate::directories;
 use crate::environment::Lookup;
 use crate::identity::PodIdentity;
-use crate::observed::{self, Container, Observed, State};
+use crate::observed::{Container, Observed, State};
 use crate::plan::{Action, Intent, Memory, Plan, Situation, Stop, Waiting, plan};
 use crate::recorder::Severity;
-use crate::runtime::{RuntimeError, label};
+use crate::runtime::RuntimeError;
+use crate::sandbox;
 use crate::status::{self, Facts, History};
 use crate::volumes::{self, Volumes};
-use crate::{sandbox, termination};
 
 use super::image::{IMAGE_REASONS, Pulls};
 use super::start;
+
+mod look;
 
 /// First and longest wait after a step that failed; containers that crash wait by [`crate::back_off`] instead.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -32,11 +33,6 @@ const RETRY_LONGEST: Duration = Duration::from_secs(30);
 const LEAST_GRACE: i64 = 2;
 /// How often the same steps are done in a row at full speed.
 const MOST_REPEATS: u32 = 3;
-/// First wait for CRI to notice an end that containerd has told, and when to leave it to the next relist.
-const LAG_FIRST: Duration = Duration::from_millis(20);
-const LAG_LONGEST: Duration = Duration::from_secs(30);
-/// An end may be followed by the news that memory was the reason.
-const SETTLING: Duration = Duration::from_secs(2);
 
 /// What a pod's task is told; replaced as a whole.
 #[derive(Clone)]
@@ -104,7 +100,12 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(context: Arc<Context>, identity: PodIdentity, input: watch::Receiver<Input>, bell: Arc<Bell>) -> Self {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        identity: PodIdentity,
+        input: watch::Receiver<Input>,
+        bell: Arc<Bell>,
+    ) -> Self {
         let pod = input.borrow().pod.clone();
         let mut worker = Self {
             context,
@@ -132,40 +133,6 @@ impl Worker {
         worker
     }
 
-    /// What is known of the pod from before this agent started: its stored status and its log files.
-    fn remember(&mut self, pod: &core::Pod) {
-        let stored = pod.status.clone().unwrap_or_default();
-        let statuses = stored.container_statuses.iter().chain(&stored.init_container_statuses).flatten();
-        for status in statuses.filter(|status| status.container_id.is_some() || status.restart_count > 0) {
-            let count = u32::try_from(status.restart_count).unwrap_or(0);
-            let ended = |state: &Option<core::ContainerState>| state.as_ref().and_then(|state| state.terminated.clone());
-            let last = ended(&status.state).or_else(|| ended(&status.last_state));
-            self.memory.attempts.insert(status.name.clone(), count);
-            let image = (status.image.clone(), status.image_id.clone());
-            self.history.insert(status.name.clone(), History { restart_count: count, last, image });
-        }
-        let logs = self.context.directories.pod_logs(&self.identity);
-        for container in pod.spec.iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten())) {
-            if let Some(number) = directories::last_attempt(&logs, &container.name) {
-                let known = self.memory.attempts.entry(container.name.clone()).or_default();
-                *known = number.max(*known);
-                let history = self.history.entry(container.name.clone()).or_default();
-                history.restart_count = history.restart_count.max(*known);
-            }
-        }
-        // Times and a final phase go on from what is stored.
-        self.previous = core::PodStatus {
-            conditions: stored.conditions,
-            start_time: stored.start_time,
-            phase: stored.phase.filter(|phase| matches!(phase.as_str(), "Succeeded" | "Failed")),
-            reason: stored.reason,
-            message: stored.message,
-            pod_ip: stored.pod_ip,
-            pod_ips: stored.pod_ips,
-            ..core::PodStatus::default()
-        };
-    }
-
     /// Runs until the pod is finished.
     pub(crate) async fn run(mut self) -> PodIdentity {
         let mut images = self.context.images_changed.subscribe();
@@ -177,7 +144,12 @@ impl Worker {
             let touched = self.bell.take();
             self.seen.retain(|id, _| !touched.contains_key(id));
             let now = Instant::now();
-            self.ending.extend(touched.into_iter().filter(|(_, ended)| *ended).map(|(id, _)| (id, (now, LAG_FIRST))));
+            self.ending.extend(
+                touched
+                    .into_iter()
+                    .filter(|(_, ended)| *ended)
+                    .map(|(id, _)| (id, (now, look::LAG_FIRST))),
+            );
             let step = match self.observe().await {
                 Ok(observed) => {
                     let lag = self.lag(&observed);
@@ -195,7 +167,10 @@ impl Worker {
                 Step::Again => {}
                 Step::Done => return self.identity,
                 Step::Wait(after) => {
-                    let image_wanted = self.waiting.values().any(|waiting| IMAGE_REASONS.contains(&waiting.reason.as_str()));
+                    let image_wanted = self
+                        .waiting
+                        .values()
+                        .any(|waiting| IMAGE_REASONS.contains(&waiting.reason.as_str()));
                     tokio::select! {
                         changed = self.input.changed() => if changed.is_err() { return self.identity },
                         () = self.bell.rung.notified() => {}
@@ -204,27 +179,14 @@ impl Worker {
                     }
                 }
             }
-            if !self.waiting.values().any(|waiting| IMAGE_REASONS.contains(&waiting.reason.as_str())) {
+            if !self
+                .waiting
+                .values()
+                .any(|waiting| IMAGE_REASONS.contains(&waiting.reason.as_str()))
+            {
                 images.mark_unchanged();
             }
         }
-    }
-
-    /// When to look again because CRI still shows as running what has ended: it hears of that after us.
-    fn lag(&mut self, observed: &Observed) -> Option<Duration> {
-        let alive = |id: &str| {
-            observed.containers.iter().any(|container| container.id == id && container.state == State::Running)
-                || observed.sandboxes.iter().any(|sandbox| sandbox.id == id && sandbox.ready)
-        };
-        self.ending.retain(|id, (since, _)| alive(id) && since.elapsed() < LAG_LONGEST);
-        self.ending
-            .values_mut()
-            .map(|(_, delay)| {
-                let present = *delay;
-                *delay *= 2;
-                present
-            })
-            .min()
     }
 
     /// An import or another pod's pull may have brought what was missing: look at once.
@@ -238,7 +200,10 @@ impl Worker {
 
     /// The wait before the next try of a kind of step; it doubles.
     fn later(&mut self, kind: &str) -> Duration {
-        let delay = self.failures.get(kind).map_or(RETRY_FIRST, |last| (*last * 2).min(RETRY_LONGEST));
+        let delay = self
+            .failures
+            .get(kind)
+            .map_or(RETRY_FIRST, |last| (*last * 2).min(RETRY_LONGEST));
         self.failures.insert(kind.to_owned(), delay);
         delay
     }
@@ -251,84 +216,6 @@ impl Worker {
     fn worked(&mut self, kind: &str) {
         self.failures.remove(kind);
         self.memory.not_before.remove(kind);
-    }
-
-    async fn observe(&mut self) -> Result<Observed, RuntimeError> {
-        let runtime = self.context.runtime.clone();
-        let uid = self.identity.uid.clone();
-        let (sandboxes, containers) = futures::join!(runtime.sandboxes(Some(&uid)), runtime.containers(Some(&uid)));
-        let (listed_sandboxes, listed_containers) = (sandboxes?, containers?);
-        self.failures.remove("observe");
-        let mut sandboxes = Vec::new();
-        for listed in &listed_sandboxes {
-            let mut sandbox = observed::sandbox(listed, None);
-            if sandbox.ready {
-                if !self.sandbox_ips.contains_key(&sandbox.id) {
-                    let status = runtime.sandbox_status(&sandbox.id).await?;
-                    self.sandbox_ips.insert(sandbox.id.clone(), observed::sandbox(listed, Some(&status)).ips);
-                }
-                sandbox.ips = self.sandbox_ips.get(&sandbox.id).cloned().unwrap_or_default();
-            }
-            sandboxes.push(sandbox);
-        }
-        self.sandbox_ips.retain(|id, _| sandboxes.iter().any(|sandbox| sandbox.id == *id));
-        let mut containers = Vec::new();
-        for listed in &listed_containers {
-            containers.push(self.observe_container(listed).await?);
-        }
-        self.seen.retain(|id, _| containers.iter().any(|container| container.id == *id));
-        let now = Instant::now();
-        for ended in containers.iter().filter(|container| container.state == State::Exited) {
-            self.memory.exits.entry(ended.id.clone()).or_insert(now);
-        }
-        self.memory.exits.retain(|id, _| containers.iter().any(|container| container.id == *id));
-        self.memory.stopped.retain(|id| sandboxes.iter().any(|sandbox| sandbox.id == *id));
-        let observed = Observed::new(sandboxes, containers);
-        // What leaves the runtime's records with its sandbox stays in memory.
-        for container in observed.containers.iter().rev().filter(|container| container.state != State::Created) {
-            let known = self.memory.attempts.entry(container.name.clone()).or_default();
-            *known = container.attempt.max(*known);
-            let history = self.history.entry(container.name.clone()).or_default();
-            if container.attempt >= history.restart_count {
-                history.restart_count = container.attempt;
-                history.image = (container.image.clone(), container.image_id.clone());
-                if container.state == State::Exited {
-                    history.last = Some(status::terminated(container));
-                }
-            }
-        }
-        Ok(observed)
-    }
-
-    async fn observe_container(&mut self, listed: &k8s_cri::v1::Container) -> Result<Container, RuntimeError> {
-        let now = Instant::now();
-        if let Some(known) = self.seen.get(&listed.id) {
-            let settled = self.memory.exits.get(&listed.id).is_none_or(|since| now.duration_since(*since) > SETTLING);
-            let same = match known.state {
-                State::Created => listed.state() == k8s_cri::v1::ContainerState::ContainerCreated,
-                State::Running => listed.state() == k8s_cri::v1::ContainerState::ContainerRunning,
-                State::Exited => listed.state() == k8s_cri::v1::ContainerState::ContainerExited && settled,
-                State::Unknown => false,
-            };
-            if same {
-                return Ok(known.clone());
-            }
-        }
-        let answer = self.context.runtime.container_status(&listed.id).await?;
-        let mut container = observed::container(listed, &answer);
-        if container.state == State::Exited {
-            let directories = &self.context.directories;
-            let file = directories.termination_message(&self.identity.uid, &container.name, container.attempt);
-            let log = directories.container_log(&self.identity, &container.name, container.attempt);
-            let policy = listed.annotations.get(label::TERMINATION_MESSAGE_POLICY).map_or("File", String::as_str).to_owned();
-            let (exit_code, runtime) = (container.exit_code, container.message.clone());
-            let read = move || termination::message(&file, &policy, &log, exit_code, &runtime);
-            if let Ok(message) = tokio::task::spawn_blocking(read).await {
-                container.message = message;
-            }
-        }
-        self.seen.insert(container.id.clone(), container.clone());
-        Ok(container)
     }
 
     async fn step(&mut self, input: &Input, observed: &Observed) -> Step {
@@ -385,17 +272,30 @@ impl Worker {
 
     async fn prepare_volumes(&mut self, input: &Input, observed: &Observed) -> bool {
         let now = Instant::now();
-        if self.memory.not_before.get("volumes").is_some_and(|at| *at > now) && self.volumes_tried == Some(input.version) {
+        if self.memory.not_before.get("volumes").is_some_and(|at| *at > now)
+            && self.volumes_tried == Some(input.version)
+        {
             return false;
         }
         let (context, pod, desired) = (self.context.clone(), input.pod.clone(), input.desired.clone());
         let node = self.context.node.borrow().clone();
-        let pod_ips = observed.ready_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
+        let pod_ips = observed
+            .ready_sandbox()
+            .map(|sandbox| sandbox.ips.clone())
+            .unwrap_or_default();
         let prepared = tokio::task::spawn_blocking(move || {
-            let lookup = Lookup { pod: &pod, desired: &desired, node: &node, pod_ips: &pod_ips };
+            let lookup = Lookup {
+                pod: &pod,
+                desired: &desired,
+                node: &node,
+                pod_ips: &pod_ips,
+            };
             volumes::prepare(&context.directories, &lookup).map_err(|error| error.to_string())
         });
-        match prepared.await.unwrap_or_else(|_| Err("preparing the volumes failed".into())) {
+        match prepared
+            .await
+            .unwrap_or_else(|_| Err("preparing the volumes failed".into()))
+        {
             Ok(volumes) => {
                 self.volumes = Arc::new(volumes);
                 self.volumes_of = Some(input.version);
@@ -403,7 +303,9 @@ impl Worker {
                 true
             }
             Err(message) => {
-                self.context.recorder.pod(&self.identity, Severity::Warning, "FailedMount", message);
+                self.context
+                    .recorder
+                    .pod(&self.identity, Severity::Warning, "FailedMount", message);
                 self.volumes_tried = Some(input.version);
                 self.hold("volumes");
                 false
@@ -422,19 +324,26 @@ impl Worker {
             if old.as_ref() != Some(waiting) {
                 let message = format!("Back-off restarting failed container {name} in pod {}", self.identity);
                 let field = start::field_path(spec, name);
-                self.context.recorder.container(&self.identity, &field, Severity::Warning, "BackOff", message);
+                self.context
+                    .recorder
+                    .container(&self.identity, &field, Severity::Warning, "BackOff", message);
             }
         }
         // A container that ended and is about to start again is not "waiting"; it shows how it ended.
-        self.waiting.retain(|name, waiting| waiting.reason != "CrashLoopBackOff" || plan.crashing.contains_key(name));
+        self.waiting
+            .retain(|name, waiting| waiting.reason != "CrashLoopBackOff" || plan.crashing.contains_key(name));
     }
 
     /// Works out the status and leaves it where others look.
     fn tell(&mut self, input: &Input, observed: &Observed) {
-        let idle = !observed.containers.iter().any(|container| container.state == State::Running);
+        let idle = !observed
+            .containers
+            .iter()
+            .any(|container| container.state == State::Running);
         let has_records = !observed.containers.is_empty() || !observed.sandboxes.is_empty();
         let over = idle && input.intent != Intent::Run;
         // Once the records are being removed there is nothing new to say of a pod.
+        let mut telling = false;
         if input.intent == Intent::Run || has_records {
             let node = self.context.node.borrow().clone();
             let status = status::status(&Facts {
@@ -447,23 +356,43 @@ impl Worker {
                 over,
                 now: Timestamp::now(),
             });
-            if input.intent != Intent::Remove || input.confirm {
-                self.context.statuses.set(&self.identity, &status);
-            }
             self.previous = status;
+            telling = input.intent != Intent::Remove || input.confirm;
         }
-        let failing = self.waiting.values().any(|waiting| !matches!(waiting.reason.as_str(), "ContainerCreating" | "PodInitializing"))
+        let failing = self
+            .waiting
+            .values()
+            .any(|waiting| !matches!(waiting.reason.as_str(), "ContainerCreating" | "PodInitializing"))
             || !self.failures.is_empty();
         let wanted = input.pod.spec.as_ref().map_or(0, |spec| spec.containers.len());
-        let running = self.previous.container_statuses.iter().flatten().filter(|status| status.ready).count();
+        let running = self
+            .previous
+            .container_statuses
+            .iter()
+            .flatten()
+            .filter(|status| status.ready)
+            .count();
         let condition = match input.intent {
             Intent::Run if failing => Condition::Failing,
             Intent::Run if running == wanted => Condition::Running,
             _ => Condition::Quiet,
         };
-        let waiting = self.waiting.iter().map(|(name, waiting)| (name.clone(), waiting.reason.clone())).collect();
-        let seen = Seen { pod: input.pod.clone(), observed: Arc::new(observed.clone()), condition, waiting };
+        let waiting = self
+            .waiting
+            .iter()
+            .map(|(name, waiting)| (name.clone(), waiting.reason.clone()))
+            .collect();
+        let seen = Seen {
+            pod: input.pod.clone(),
+            observed: Arc::new(observed.clone()),
+            condition,
+            waiting,
+        };
+        // Whoever reads that the pod is ready must be served by this node.
         self.context.registry.set(&self.identity, seen);
+        if telling {
+            self.context.statuses.set(&self.identity, &self.previous);
+        }
     }
 
     async fn apply(&mut self, input: &Input, observed: &Observed, action: &Action) -> Applied {
@@ -489,14 +418,22 @@ impl Worker {
                     Ok(_) => self.worked("sandbox"),
                     Err(error) => {
                         let message = format!("Failed to create pod sandbox: {error}");
-                        self.context.recorder.pod(&self.identity, Severity::Warning, "FailedCreatePodSandBox", message);
+                        self.context
+                            .recorder
+                            .pod(&self.identity, Severity::Warning, "FailedCreatePodSandBox", message);
                         self.hold("sandbox");
                     }
                 }
                 Applied::Look
             }
-            Action::StartContainer { sandbox, name, attempt, replaces } => {
-                self.start_container(input, observed, sandbox, name, *attempt, replaces.as_deref()).await;
+            Action::StartContainer {
+                sandbox,
+                name,
+                attempt,
+                replaces,
+            } => {
+                self.start_container(input, observed, sandbox, name, *attempt, replaces.as_deref())
+                    .await;
                 Applied::Next
             }
             Action::Finish => self.finish(input).await,
@@ -529,9 +466,13 @@ impl Worker {
         if std::mem::replace(&mut self.warned_fields, true) {
             return;
         }
-        let fields = serde_json::to_value(pod).map(|pod| minidc_api::unsupported::pod_fields_not_acted_on(&pod)).unwrap_or_default();
+        let fields = serde_json::to_value(pod)
+            .map(|pod| minidc_api::unsupported::pod_fields_not_acted_on(&pod))
+            .unwrap_or_default();
         if !fields.is_empty() {
-            self.context.recorder.pod(&self.identity, Severity::Warning, "FieldNotActedOn", fields.join("; "));
+            self.context
+                .recorder
+                .pod(&self.identity, Severity::Warning, "FieldNotActedOn", fields.join("; "));
         }
     }
 
@@ -546,7 +487,9 @@ impl Worker {
     ) {
         let Some(spec) = &input.pod.spec else { return };
         let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
-        let Some(container) = all.find(|container| container.name == name) else { return };
+        let Some(container) = all.find(|container| container.name == name) else {
+            return;
+        };
         let node = self.context.node.borrow().clone();
         let ready = observed.ready_sandbox();
         let around = start::Surroundings {
@@ -570,8 +513,13 @@ impl Worker {
         let Some(outcome) = outcome else { return };
         let now = Instant::now();
         // Counted as a try whether it worked or not, but an image that is missing has back-off of its own.
-        let image_missing = outcome.as_ref().is_err_and(|waiting| IMAGE_REASONS.contains(&waiting.reason.as_str()));
-        if let Some(ended) = replaces.filter(|_| !image_missing).map(|id| self.memory.exits.get(id).copied().unwrap_or(now)) {
+        let image_missing = outcome
+            .as_ref()
+            .is_err_and(|waiting| IMAGE_REASONS.contains(&waiting.reason.as_str()));
+        if let Some(ended) = replaces
+            .filter(|_| !image_missing)
+            .map(|id| self.memory.exits.get(id).copied().unwrap_or(now))
+        {
             self.memory.crashes.next(name, ended, now);
         }
         match outcome {
@@ -597,7 +545,9 @@ impl Worker {
     /// How long containers may still take to end.
     fn grace_left(&self, input: &Input) -> i64 {
         let grace = sandbox::grace_period(&input.pod);
-        let spent = self.stopping_since.map_or(0, |since| i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX));
+        let spent = self
+            .stopping_since
+            .map_or(0, |since| i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX));
         grace.saturating_sub(spent).max(LEAST_GRACE)
     }
 
@@ -607,7 +557,13 @@ impl Worker {
         for stop in stops {
             if self.killing.insert(stop.id.clone()) {
                 let field = start::field_path(spec, &stop.name);
-                self.context.recorder.container(&self.identity, &field, Severity::Normal, "Killing", stop.message.clone());
+                self.context.recorder.container(
+                    &self.identity,
+                    &field,
+                    Severity::Normal,
+                    "Killing",
+                    stop.message.clone(),
+                );
             }
         }
         let seconds = self.grace_left(input);
@@ -616,7 +572,9 @@ impl Worker {
         let mut wishes = self.input.clone();
         let sooner = async {
             // Somebody lost patience: ask again with what is left.
-            let _ = wishes.wait_for(|wish| sandbox::grace_period(&wish.pod) < sandbox::grace_period(&input.pod)).await;
+            let _ = wishes
+                .wait_for(|wish| sandbox::grace_period(&wish.pod) < sandbox::grace_period(&input.pod))
+                .await;
         };
         tokio::select! {
             results = stopping => {

@@ -37,7 +37,9 @@ impl Containerd {
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
         // The authority of a request; over a unix socket any valid one does.
-        Self { channel: Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector) }
+        Self {
+            channel: Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector),
+        }
     }
 
     /// The channel itself, for containerd's own services beside CRI.
@@ -90,31 +92,52 @@ fn gone_is_fine(result: Result<(), Status>) -> Result<(), RuntimeError> {
 }
 
 fn of_pod(pod_uid: Option<&str>) -> HashMap<String, String> {
-    pod_uid.map(|uid| (label::POD_UID.to_owned(), uid.to_owned())).into_iter().collect()
+    pod_uid
+        .map(|uid| (label::POD_UID.to_owned(), uid.to_owned()))
+        .into_iter()
+        .collect()
 }
 
 fn missing(what: &str) -> RuntimeError {
-    RuntimeError { kind: Trouble::Other, message: format!("the runtime answered without {what}") }
+    RuntimeError {
+        kind: Trouble::Other,
+        message: format!("the runtime answered without {what}"),
+    }
 }
 
 fn image_spec(name: &str) -> Option<v1::ImageSpec> {
-    Some(v1::ImageSpec { image: name.to_owned(), ..Default::default() })
+    Some(v1::ImageSpec {
+        image: name.to_owned(),
+        ..Default::default()
+    })
 }
 
 impl Runtime for Containerd {
     fn sandboxes<'a>(&'a self, pod_uid: Option<&'a str>) -> Answer<'a, Vec<v1::PodSandbox>> {
-        let filter = v1::PodSandboxFilter { label_selector: of_pod(pod_uid), ..Default::default() };
+        let filter = v1::PodSandboxFilter {
+            label_selector: of_pod(pod_uid),
+            ..Default::default()
+        };
         async move {
-            let answer = self.runtime().list_pod_sandbox(call(v1::ListPodSandboxRequest { filter: Some(filter) })).await?;
+            let answer = self
+                .runtime()
+                .list_pod_sandbox(call(v1::ListPodSandboxRequest { filter: Some(filter) }))
+                .await?;
             Ok(answer.into_inner().items)
         }
         .boxed()
     }
 
     fn containers<'a>(&'a self, pod_uid: Option<&'a str>) -> Answer<'a, Vec<v1::Container>> {
-        let filter = v1::ContainerFilter { label_selector: of_pod(pod_uid), ..Default::default() };
+        let filter = v1::ContainerFilter {
+            label_selector: of_pod(pod_uid),
+            ..Default::default()
+        };
         async move {
-            let answer = self.runtime().list_containers(call(v1::ListContainersRequest { filter: Some(filter) })).await?;
+            let answer = self
+                .runtime()
+                .list_containers(call(v1::ListContainersRequest { filter: Some(filter) }))
+                .await?;
             Ok(answer.into_inner().containers)
         }
         .boxed()
@@ -122,7 +145,10 @@ impl Runtime for Containerd {
 
     fn sandbox_status<'a>(&'a self, id: &'a str) -> Answer<'a, v1::PodSandboxStatus> {
         async move {
-            let message = v1::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
+            let message = v1::PodSandboxStatusRequest {
+                pod_sandbox_id: id.to_owned(),
+                verbose: false,
+            };
             let answer = self.runtime().pod_sandbox_status(call(message)).await?;
             answer.into_inner().status.ok_or_else(|| missing("a sandbox status"))
         }
@@ -131,7 +157,10 @@ impl Runtime for Containerd {
 
     fn container_status<'a>(&'a self, id: &'a str) -> Answer<'a, v1::ContainerStatus> {
         async move {
-            let message = v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+            let message = v1::ContainerStatusRequest {
+                container_id: id.to_owned(),
+                verbose: false,
+            };
             let answer = self.runtime().container_status(call(message)).await?;
             answer.into_inner().status.ok_or_else(|| missing("a container status"))
         }
@@ -140,15 +169,25 @@ impl Runtime for Containerd {
 
     fn run_sandbox(&self, config: v1::PodSandboxConfig) -> Answer<'_, String> {
         async move {
-            let message = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
-            Ok(self.runtime().run_pod_sandbox(request(message, SANDBOX_LIMIT)).await?.into_inner().pod_sandbox_id)
+            let message = v1::RunPodSandboxRequest {
+                config: Some(config),
+                runtime_handler: String::new(),
+            };
+            Ok(self
+                .runtime()
+                .run_pod_sandbox(request(message, SANDBOX_LIMIT))
+                .await?
+                .into_inner()
+                .pod_sandbox_id)
         }
         .boxed()
     }
 
     fn stop_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         async move {
-            let message = v1::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+            let message = v1::StopPodSandboxRequest {
+                pod_sandbox_id: id.to_owned(),
+            };
             gone_is_fine(self.runtime().stop_pod_sandbox(call(message)).await.map(drop))
         }
         .boxed()
@@ -156,27 +195,41 @@ impl Runtime for Containerd {
 
     fn remove_sandbox<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         async move {
-            let message = v1::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+            let message = v1::RemovePodSandboxRequest {
+                pod_sandbox_id: id.to_owned(),
+            };
             gone_is_fine(self.runtime().remove_pod_sandbox(call(message)).await.map(drop))
         }
         .boxed()
     }
 
-    fn create_container(&self, sandbox: String, config: v1::ContainerConfig, sandbox_config: v1::PodSandboxConfig) -> Answer<'_, String> {
+    fn create_container(
+        &self,
+        sandbox: String,
+        config: v1::ContainerConfig,
+        sandbox_config: v1::PodSandboxConfig,
+    ) -> Answer<'_, String> {
         async move {
             let message = v1::CreateContainerRequest {
                 pod_sandbox_id: sandbox,
                 config: Some(config),
                 sandbox_config: Some(sandbox_config),
             };
-            Ok(self.runtime().create_container(call(message)).await?.into_inner().container_id)
+            Ok(self
+                .runtime()
+                .create_container(call(message))
+                .await?
+                .into_inner()
+                .container_id)
         }
         .boxed()
     }
 
     fn start_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         async move {
-            let message = v1::StartContainerRequest { container_id: id.to_owned() };
+            let message = v1::StartContainerRequest {
+                container_id: id.to_owned(),
+            };
             self.runtime().start_container(call(message)).await?;
             Ok(())
         }
@@ -185,7 +238,10 @@ impl Runtime for Containerd {
 
     fn stop_container<'a>(&'a self, id: &'a str, seconds: i64) -> Answer<'a, ()> {
         async move {
-            let message = v1::StopContainerRequest { container_id: id.to_owned(), timeout: seconds };
+            let message = v1::StopContainerRequest {
+                container_id: id.to_owned(),
+                timeout: seconds,
+            };
             let limit = CALL_LIMIT + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
             gone_is_fine(self.runtime().stop_container(request(message, limit)).await.map(drop))
         }
@@ -194,7 +250,9 @@ impl Runtime for Containerd {
 
     fn remove_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         async move {
-            let message = v1::RemoveContainerRequest { container_id: id.to_owned() };
+            let message = v1::RemoveContainerRequest {
+                container_id: id.to_owned(),
+            };
             gone_is_fine(self.runtime().remove_container(call(message)).await.map(drop))
         }
         .boxed()
@@ -202,7 +260,9 @@ impl Runtime for Containerd {
 
     fn reopen_log<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         async move {
-            let message = v1::ReopenContainerLogRequest { container_id: id.to_owned() };
+            let message = v1::ReopenContainerLogRequest {
+                container_id: id.to_owned(),
+            };
             self.runtime().reopen_container_log(call(message)).await?;
             Ok(())
         }
@@ -211,7 +271,10 @@ impl Runtime for Containerd {
 
     fn image<'a>(&'a self, name: &'a str) -> Answer<'a, Option<v1::Image>> {
         async move {
-            let message = v1::ImageStatusRequest { image: image_spec(name), verbose: false };
+            let message = v1::ImageStatusRequest {
+                image: image_spec(name),
+                verbose: false,
+            };
             Ok(self.image_store().image_status(call(message)).await?.into_inner().image)
         }
         .boxed()
@@ -228,7 +291,11 @@ impl Runtime for Containerd {
     fn pull<'a>(&'a self, name: &'a str) -> Answer<'a, String> {
         async move {
             // No limit: containerd itself gives up when no byte arrives for long.
-            let message = v1::PullImageRequest { image: image_spec(name), auth: None, sandbox_config: None };
+            let message = v1::PullImageRequest {
+                image: image_spec(name),
+                auth: None,
+                sandbox_config: None,
+            };
             Ok(self.image_store().pull_image(message).await?.into_inner().image_ref)
         }
         .boxed()
@@ -236,15 +303,26 @@ impl Runtime for Containerd {
 
     fn status(&self) -> Answer<'_, Vec<v1::RuntimeCondition>> {
         async move {
-            let answer = self.runtime().status(call(v1::StatusRequest { verbose: false })).await?;
-            Ok(answer.into_inner().status.map(|status| status.conditions).unwrap_or_default())
+            let answer = self
+                .runtime()
+                .status(call(v1::StatusRequest { verbose: false }))
+                .await?;
+            Ok(answer
+                .into_inner()
+                .status
+                .map(|status| status.conditions)
+                .unwrap_or_default())
         }
         .boxed()
     }
 
     fn version(&self) -> Answer<'_, (String, String)> {
         async move {
-            let answer = self.runtime().version(call(v1::VersionRequest { version: "v1".into() })).await?.into_inner();
+            let answer = self
+                .runtime()
+                .version(call(v1::VersionRequest { version: "v1".into() }))
+                .await?
+                .into_inner();
             Ok((answer.runtime_name, answer.runtime_version))
         }
         .boxed()

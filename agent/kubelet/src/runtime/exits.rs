@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use containerd_client::events::{TaskExit, TaskOom, TaskStart};
-use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::services::v1::events_client::EventsClient;
+use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::types::Envelope;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -52,10 +52,19 @@ pub(crate) fn events(channel: Channel) -> BoxStream<'static, RuntimeEvent> {
 /// stands, an event of our own is published until it comes back.
 async fn subscribe(channel: Channel, sender: &mpsc::Sender<RuntimeEvent>) -> bool {
     let filter = |topic: &str| format!("namespace=={NAMESPACE:?},topic=={topic:?}");
-    let topics =
-        [OPENED, "/tasks/start", "/tasks/exit", "/tasks/oom", "/images/create", "/images/update", "/images/delete"];
+    let topics = [
+        OPENED,
+        "/tasks/start",
+        "/tasks/exit",
+        "/tasks/oom",
+        "/images/create",
+        "/images/update",
+        "/images/delete",
+    ];
     let mut client = EventsClient::new(channel.clone());
-    let subscription = client.subscribe(SubscribeRequest { filters: topics.map(filter).to_vec() });
+    let subscription = client.subscribe(SubscribeRequest {
+        filters: topics.map(filter).to_vec(),
+    });
     let answer = tokio::select! {
         answer = subscription => answer,
         () = knock(channel) => return false,
@@ -87,9 +96,17 @@ async fn knock(channel: Channel) {
     let mut pause = Duration::from_millis(20);
     loop {
         tokio::time::sleep(pause).await;
-        let event = prost_types::Any { type_url: "minidc.dev/Opened".into(), value: Vec::new() };
-        let mut request = tonic::Request::new(PublishRequest { topic: OPENED.into(), event: Some(event) });
-        request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
+        let event = prost_types::Any {
+            type_url: "minidc.dev/Opened".into(),
+            value: Vec::new(),
+        };
+        let mut request = tonic::Request::new(PublishRequest {
+            topic: OPENED.into(),
+            event: Some(event),
+        });
+        request
+            .metadata_mut()
+            .insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
         if client.publish(request).await.is_err() {
             return;
         }
@@ -105,7 +122,12 @@ fn event_of(envelope: &Envelope) -> Option<RuntimeEvent> {
     let ended = envelope.topic == "/tasks/exit";
     let id = match envelope.topic.as_str() {
         // The exit of an exec session carries its own id; only a container's main process counts.
-        "/tasks/exit" => TaskExit::decode(bytes).ok().filter(|exit| exit.id == exit.container_id)?.container_id,
+        "/tasks/exit" => {
+            TaskExit::decode(bytes)
+                .ok()
+                .filter(|exit| exit.id == exit.container_id)?
+                .container_id
+        }
         "/tasks/start" => TaskStart::decode(bytes).ok()?.container_id,
         "/tasks/oom" => TaskOom::decode(bytes).ok()?.container_id,
         _ => return None,

@@ -31,7 +31,11 @@ impl Meter {
     pub(super) fn new(cgroups: &Cgroups, id: &str, group: &str) -> Self {
         let open = |controller: &str, file: &str| File::open(cgroups.file(controller, group, file)).ok();
         let unified = cgroups.unified();
-        let (cpu, memory) = if unified { ("cpu.stat", "memory.current") } else { ("cpuacct.usage", "memory.usage_in_bytes") };
+        let (cpu, memory) = if unified {
+            ("cpu.stat", "memory.current")
+        } else {
+            ("cpuacct.usage", "memory.usage_in_bytes")
+        };
         Self {
             id: id.to_owned(),
             unified,
@@ -62,13 +66,20 @@ impl Meter {
         self.readings = self.readings.wrapping_add(1);
         let (then, before) = self.last.map_or((now, None), |(then, cpu)| (then, Some(cpu)));
         self.last = Some((now, cpu));
-        Some((rate(cpu, before, now.duration_since(then)), used.saturating_sub(self.inactive_file)))
+        Some((
+            rate(cpu, before, now.duration_since(then)),
+            used.saturating_sub(self.inactive_file),
+        ))
     }
 }
 
 /// Line of `memory.stat` with the file cache that can be given up first.
 pub(super) fn inactive_key(unified: bool) -> &'static str {
-    if unified { "inactive_file" } else { "total_inactive_file" }
+    if unified {
+        "inactive_file"
+    } else {
+        "total_inactive_file"
+    }
 }
 
 /// The content of an open kernel file, from its start.
@@ -79,12 +90,17 @@ fn text<'b>(file: &File, buffer: &'b mut [u8]) -> Option<&'b str> {
 
 /// `cpuacct.usage` is in nanoseconds, `usage_usec` of `cpu.stat` in microseconds.
 pub(super) fn cpu_nanoseconds(text: &str, unified: bool) -> Option<u64> {
-    if unified { field(text, "usage_usec")?.checked_mul(1_000) } else { text.trim().parse().ok() }
+    if unified {
+        field(text, "usage_usec")?.checked_mul(1_000)
+    } else {
+        text.trim().parse().ok()
+    }
 }
 
 /// The number after `key` in lines of `key number`.
 pub(super) fn field(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 /// A small kernel file.
@@ -100,14 +116,21 @@ mod tests {
     fn both_interfaces_are_read() {
         assert_eq!(cpu_nanoseconds("123\n", false), Some(123));
         assert_eq!(cpu_nanoseconds("usage_usec 5\nuser_usec 3\n", true), Some(5_000));
-        assert_eq!(field("cache 1\ninactive_file 7\ntotal_inactive_file 9\n", inactive_key(false)), Some(9));
+        assert_eq!(
+            field("cache 1\ninactive_file 7\ntotal_inactive_file 9\n", inactive_key(false)),
+            Some(9)
+        );
         assert_eq!(field("anon 1\ninactive_file 7\n", inactive_key(true)), Some(7));
     }
 
     #[test]
     fn working_set_leaves_out_the_inactive_cache() {
         let root = tempfile::tempdir().unwrap();
-        for (file, text) in [("cpuacct/g/cpuacct.usage", "1000"), ("memory/g/memory.usage_in_bytes", "500"), ("memory/g/memory.stat", "total_inactive_file 100\n")] {
+        for (file, text) in [
+            ("cpuacct/g/cpuacct.usage", "1000"),
+            ("memory/g/memory.usage_in_bytes", "500"),
+            ("memory/g/memory.stat", "total_inactive_file 100\n"),
+        ] {
             let path = root.path().join(file);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
@@ -117,7 +140,10 @@ mod tests {
         let start = Instant::now();
         assert_eq!(meter.read(start), Some((0, 400)));
         std::fs::write(root.path().join("cpuacct/g/cpuacct.usage"), "2000").unwrap();
-        assert_eq!(meter.read(start + std::time::Duration::from_micros(10)), Some((100_000_000, 400)));
+        assert_eq!(
+            meter.read(start + std::time::Duration::from_micros(10)),
+            Some((100_000_000, 400))
+        );
         assert_eq!(Meter::new(&cgroups, "c", "/none").read(start), None);
     }
 }

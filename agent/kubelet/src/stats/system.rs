@@ -59,7 +59,14 @@ impl System {
     pub(crate) fn new(cgroups: Cgroups, data: PathBuf) -> Self {
         let sensors = Components::new_with_refreshed_list().ok();
         let sensor = sensors.filter(|sensors| sensors.iter().any(is_processor));
-        Self { cgroups, data, memory: sysinfo::System::new().ok(), sensor, slow: Reading::default(), readings: 0 }
+        Self {
+            cgroups,
+            data,
+            memory: sysinfo::System::new().ok(),
+            sensor,
+            slow: Reading::default(),
+            readings: 0,
+        }
     }
 
     /// What is there.
@@ -68,7 +75,10 @@ impl System {
         let cores = std::thread::available_parallelism().map_or(1, |count| i64::try_from(count.get()).unwrap_or(1));
         Capacity {
             cpu_milli: self.cpu_limit_milli().unwrap_or(i64::MAX).min(cores * 1_000),
-            memory: self.memory_limit().unwrap_or(u64::MAX).min(self.memory_of(sysinfo::System::total_memory)),
+            memory: self
+                .memory_limit()
+                .unwrap_or(u64::MAX)
+                .min(self.memory_of(sysinfo::System::total_memory)),
             storage: disk(&self.data).map_or(0, |(_, size)| size),
         }
     }
@@ -100,7 +110,11 @@ impl System {
     }
 
     fn memory_limit(&self) -> Option<u64> {
-        let file = if self.cgroups.unified() { "memory.max" } else { "memory.limit_in_bytes" };
+        let file = if self.cgroups.unified() {
+            "memory.max"
+        } else {
+            "memory.limit_in_bytes"
+        };
         self.root_file("memory", file)?.trim().parse().ok()
     }
 
@@ -140,7 +154,9 @@ impl System {
     fn cpu(&self) -> u64 {
         let unified = self.cgroups.unified();
         let file = if unified { "cpu.stat" } else { "cpuacct.usage" };
-        let own = self.root_file("cpuacct", file).and_then(|text| cpu_nanoseconds(&text, unified));
+        let own = self
+            .root_file("cpuacct", file)
+            .and_then(|text| cpu_nanoseconds(&text, unified));
         own.unwrap_or_else(|| busy_nanoseconds(&read(Path::new("/proc/stat")).unwrap_or_default()))
     }
 
@@ -149,15 +165,27 @@ impl System {
         let total = self.memory_of(sysinfo::System::total_memory);
         let limit = self.memory_limit().unwrap_or(u64::MAX);
         let unified = self.cgroups.unified();
-        let file = if unified { "memory.current" } else { "memory.usage_in_bytes" };
+        let file = if unified {
+            "memory.current"
+        } else {
+            "memory.usage_in_bytes"
+        };
         let own: Option<u64> = self.root_file("memory", file).and_then(|text| text.trim().parse().ok());
-        let inactive = self.root_file("memory", "memory.stat").and_then(|text| field(&text, inactive_key(unified)));
+        let inactive = self
+            .root_file("memory", "memory.stat")
+            .and_then(|text| field(&text, inactive_key(unified)));
         let used = match own {
             Some(used) => used.saturating_sub(inactive.unwrap_or(0)),
-            None => total.saturating_sub(self.memory_of(sysinfo::System::free_memory)).saturating_sub(inactive.unwrap_or(0)),
+            None => total
+                .saturating_sub(self.memory_of(sysinfo::System::free_memory))
+                .saturating_sub(inactive.unwrap_or(0)),
         };
         let available = self.memory_of(sysinfo::System::available_memory);
-        if limit < total { (used, limit.saturating_sub(used).min(available)) } else { (used, available) }
+        if limit < total {
+            (used, limit.saturating_sub(used).min(available))
+        } else {
+            (used, available)
+        }
     }
 }
 
@@ -165,12 +193,19 @@ fn is_processor(sensor: &Component) -> bool {
     SENSORS.iter().any(|known| sensor.label().starts_with(known))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a saturating cast of a temperature or load is what is wanted")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a saturating cast of a temperature or load is what is wanted"
+)]
 fn millicelsius(celsius: f32) -> i32 {
     (f64::from(celsius) * 1_000.0).round() as i32
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "loads are small and never negative")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "loads are small and never negative"
+)]
 fn hundredths(load: f64) -> u32 {
     (load * 100.0).round() as u32
 }
@@ -184,10 +219,18 @@ fn disk(path: &Path) -> Option<(u64, u64)> {
 }
 
 fn busy_nanoseconds(stat: &str) -> u64 {
-    let Some(line) = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")) else { return 0 };
+    let Some(line) = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")) else {
+        return 0;
+    };
     let ticks: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal: all but idle and iowait is work.
-    let busy: u64 = ticks.iter().take(8).enumerate().filter(|(index, _)| !matches!(index, 3 | 4)).map(|(_, ticks)| ticks).sum();
+    let busy: u64 = ticks
+        .iter()
+        .take(8)
+        .enumerate()
+        .filter(|(index, _)| !matches!(index, 3 | 4))
+        .map(|(_, ticks)| ticks)
+        .sum();
     busy * TICK_NANOSECONDS
 }
 
@@ -218,6 +261,9 @@ mod tests {
 
     #[test]
     fn idle_time_is_not_work() {
-        assert_eq!(busy_nanoseconds("cpu  1 2 3 400 500 6 7 8 9 10\ncpu0 1"), 27 * TICK_NANOSECONDS);
+        assert_eq!(
+            busy_nanoseconds("cpu  1 2 3 400 500 6 7 8 9 10\ncpu0 1"),
+            27 * TICK_NANOSECONDS
+        );
     }
 }

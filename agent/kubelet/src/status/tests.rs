@@ -3,7 +3,9 @@ use crate::observed::Sandbox;
 use serde_json::json;
 
 fn pod(spec: serde_json::Value) -> core::Pod {
-    serde_json::from_value(json!({"metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"}, "spec": spec})).unwrap()
+    let mut pod = json!({"metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"}});
+    pod["spec"] = spec;
+    serde_json::from_value(pod).unwrap()
 }
 
 fn simple(policy: &str) -> core::Pod {
@@ -27,7 +29,14 @@ fn instance(name: &str, attempt: u32, state: State, exit_code: i32) -> Container
 }
 
 fn made(pod: &core::Pod, containers: Vec<Container>, waiting: &[(&str, &str)], over: bool) -> core::PodStatus {
-    with(pod, containers, waiting, over, &core::PodStatus::default(), 1_700_000_010)
+    with(
+        pod,
+        containers,
+        waiting,
+        over,
+        &core::PodStatus::default(),
+        1_700_000_010,
+    )
 }
 
 fn with(
@@ -38,9 +47,20 @@ fn with(
     previous: &core::PodStatus,
     now: i64,
 ) -> core::PodStatus {
-    let sandbox = Sandbox { id: "s0".into(), ready: !over, ips: vec!["100.64.0.2".into()], ..Sandbox::default() };
+    let sandbox = Sandbox {
+        id: "s0".into(),
+        ready: !over,
+        ips: vec!["100.64.0.2".into()],
+        ..Sandbox::default()
+    };
     let waiting = waiting.iter().map(|(name, reason)| {
-        ((*name).to_owned(), Waiting { reason: (*reason).to_owned(), message: "m".into() })
+        (
+            (*name).to_owned(),
+            Waiting {
+                reason: (*reason).to_owned(),
+                message: "m".into(),
+            },
+        )
     });
     status(&Facts {
         pod,
@@ -55,7 +75,13 @@ fn with(
 }
 
 fn condition<'a>(status: &'a core::PodStatus, kind: &str) -> &'a core::PodCondition {
-    status.conditions.as_ref().unwrap().iter().find(|condition| condition.type_ == kind).unwrap()
+    status
+        .conditions
+        .as_ref()
+        .unwrap()
+        .iter()
+        .find(|condition| condition.type_ == kind)
+        .unwrap()
 }
 
 fn phase_of(status: &core::PodStatus) -> &str {
@@ -69,14 +95,22 @@ fn pod_without_containers_yet_is_pending_and_creating() {
     let container = &status.container_statuses.as_ref().unwrap()[0];
     let waiting = container.state.as_ref().unwrap().waiting.as_ref().unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("ContainerCreating"));
-    assert_eq!(condition(&status, "Ready").message.as_deref(), Some("containers with unready status: [web]"));
+    assert_eq!(
+        condition(&status, "Ready").message.as_deref(),
+        Some("containers with unready status: [web]")
+    );
     assert_eq!(condition(&status, "PodReadyToStartContainers").status, "True");
     assert_eq!(condition(&status, "Initialized").status, "True");
 }
 
 #[test]
 fn running_pod_is_ready_and_has_addresses() {
-    let status = made(&simple("Always"), vec![instance("web", 0, State::Running, 0)], &[], false);
+    let status = made(
+        &simple("Always"),
+        vec![instance("web", 0, State::Running, 0)],
+        &[],
+        false,
+    );
     assert_eq!(phase_of(&status), "Running");
     assert_eq!(condition(&status, "Ready").status, "True");
     assert_eq!(status.pod_ip.as_deref(), Some("100.64.0.2"));
@@ -85,7 +119,16 @@ fn running_pod_is_ready_and_has_addresses() {
     let container = &status.container_statuses.as_ref().unwrap()[0];
     assert_eq!(container.container_id.as_deref(), Some("containerd://web-0"));
     assert_eq!((container.ready, container.started), (true, Some(true)));
-    let started = container.state.as_ref().unwrap().running.as_ref().unwrap().started_at.as_ref().unwrap();
+    let started = container
+        .state
+        .as_ref()
+        .unwrap()
+        .running
+        .as_ref()
+        .unwrap()
+        .started_at
+        .as_ref()
+        .unwrap();
     assert_eq!(started.0.to_string(), "2023-11-14T22:13:20Z");
 }
 
@@ -111,20 +154,33 @@ fn ends_follow_restart_policy_and_exit_code() {
         ("OnFailure", 1, "Running"),
         ("Always", 0, "Running"),
     ] {
-        let status = made(&simple(policy), vec![instance("web", 0, State::Exited, exit_code)], &[], false);
+        let status = made(
+            &simple(policy),
+            vec![instance("web", 0, State::Exited, exit_code)],
+            &[],
+            false,
+        );
         assert_eq!(phase_of(&status), expected, "{policy} {exit_code}");
     }
     let status = made(&simple("Never"), vec![instance("web", 0, State::Exited, 0)], &[], false);
     assert_eq!(condition(&status, "Ready").reason.as_deref(), Some("PodCompleted"));
     let status = made(&simple("Never"), vec![instance("web", 0, State::Exited, 1)], &[], false);
-    assert_eq!(condition(&status, "ContainersReady").reason.as_deref(), Some("PodFailed"));
+    assert_eq!(
+        condition(&status, "ContainersReady").reason.as_deref(),
+        Some("PodFailed")
+    );
 }
 
 #[test]
 fn stopped_pod_ends_by_its_exit_codes() {
     let status = made(&simple("Always"), vec![instance("web", 0, State::Exited, 0)], &[], true);
     assert_eq!(phase_of(&status), "Succeeded");
-    let status = made(&simple("Always"), vec![instance("web", 0, State::Exited, 137)], &[], true);
+    let status = made(
+        &simple("Always"),
+        vec![instance("web", 0, State::Exited, 137)],
+        &[],
+        true,
+    );
     assert_eq!(phase_of(&status), "Failed");
     let status = made(&simple("Always"), vec![], &[], true);
     assert_eq!(phase_of(&status), "Failed");
@@ -132,13 +188,24 @@ fn stopped_pod_ends_by_its_exit_codes() {
 
 #[test]
 fn init_containers_hold_the_pod_in_pending() {
-    let pod = pod(json!({"restartPolicy": "Never", "initContainers": [{"name": "a"}, {"name": "b"}], "containers": [{"name": "web"}]}));
+    let pod = pod(
+        json!({"restartPolicy": "Never", "initContainers": [{"name": "a"}, {"name": "b"}], "containers": [{"name": "web"}]}),
+    );
     let status = made(&pod, vec![instance("a", 0, State::Running, 0)], &[], false);
     assert_eq!(phase_of(&status), "Pending");
     let initialized = condition(&status, "Initialized");
     assert_eq!(initialized.reason.as_deref(), Some("ContainersNotInitialized"));
-    assert_eq!(initialized.message.as_deref(), Some("containers with incomplete status: [a b]"));
-    let waiting = status.container_statuses.as_ref().unwrap()[0].state.as_ref().unwrap().waiting.as_ref().unwrap();
+    assert_eq!(
+        initialized.message.as_deref(),
+        Some("containers with incomplete status: [a b]")
+    );
+    let waiting = status.container_statuses.as_ref().unwrap()[0]
+        .state
+        .as_ref()
+        .unwrap()
+        .waiting
+        .as_ref()
+        .unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("PodInitializing"));
     let status = made(&pod, vec![instance("a", 0, State::Exited, 1)], &[], false);
     assert_eq!(phase_of(&status), "Failed");
@@ -146,19 +213,48 @@ fn init_containers_hold_the_pod_in_pending() {
 
 #[test]
 fn condition_keeps_its_time_until_it_turns() {
-    let first = made(&simple("Always"), vec![instance("web", 0, State::Running, 0)], &[], false);
-    let later = with(&simple("Always"), vec![instance("web", 0, State::Running, 0)], &[], false, &first, 1_700_000_100);
+    let first = made(
+        &simple("Always"),
+        vec![instance("web", 0, State::Running, 0)],
+        &[],
+        false,
+    );
+    let later = with(
+        &simple("Always"),
+        vec![instance("web", 0, State::Running, 0)],
+        &[],
+        false,
+        &first,
+        1_700_000_100,
+    );
     assert_eq!(first, later);
     let turned = with(&simple("Always"), vec![], &[], false, &first, 1_700_000_100);
-    let time = |status: &core::PodStatus| condition(status, "Ready").last_transition_time.as_ref().unwrap().0.as_second();
+    let time = |status: &core::PodStatus| {
+        condition(status, "Ready")
+            .last_transition_time
+            .as_ref()
+            .unwrap()
+            .0
+            .as_second()
+    };
     assert_eq!((time(&first), time(&turned)), (1_700_000_010, 1_700_000_100));
     assert_eq!(turned.start_time, first.start_time);
 }
 
 #[test]
 fn an_end_is_final() {
-    let previous = core::PodStatus { phase: Some("Failed".into()), ..core::PodStatus::default() };
-    let status = with(&simple("Always"), vec![instance("web", 0, State::Running, 0)], &[], false, &previous, 1_700_000_010);
+    let previous = core::PodStatus {
+        phase: Some("Failed".into()),
+        ..core::PodStatus::default()
+    };
+    let status = with(
+        &simple("Always"),
+        vec![instance("web", 0, State::Running, 0)],
+        &[],
+        false,
+        &previous,
+        1_700_000_010,
+    );
     assert_eq!(phase_of(&status), "Failed");
 }
 
@@ -167,7 +263,10 @@ fn readiness_gate_holds_back_ready_but_not_containers_ready() {
     let pod = pod(json!({"readinessGates": [{"conditionType": "x"}], "containers": [{"name": "web"}]}));
     let status = made(&pod, vec![instance("web", 0, State::Running, 0)], &[], false);
     assert_eq!(condition(&status, "ContainersReady").status, "True");
-    assert_eq!(condition(&status, "Ready").reason.as_deref(), Some("ReadinessGatesNotReady"));
+    assert_eq!(
+        condition(&status, "Ready").reason.as_deref(),
+        Some("ReadinessGatesNotReady")
+    );
 }
 
 #[test]

@@ -72,7 +72,11 @@ pub(super) fn write(root: &Path, payload: &Payload, group: Option<i64>) -> io::R
         if found == *DATA || found == *name || tops.contains(&found) {
             continue;
         }
-        if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
     }
     Ok(())
 }
@@ -92,7 +96,10 @@ fn checked(path: &str) -> io::Result<&Path> {
     if plain && !path.is_empty() && !path.starts_with("..") {
         Ok(relative)
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("path {path} leads out of the volume")))
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("path {path} leads out of the volume"),
+        ))
     }
 }
 
@@ -101,9 +108,15 @@ fn holds(directory: &Path, payload: &Payload) -> bool {
     let mut files = 0;
     let mut open = vec![directory.to_owned()];
     while let Some(directory) = open.pop() {
-        let Ok(entries) = fs::read_dir(directory) else { return false };
+        let Ok(entries) = fs::read_dir(directory) else {
+            return false;
+        };
         for entry in entries.flatten() {
-            if entry.path().is_dir() { open.push(entry.path()) } else { files += 1 }
+            if entry.path().is_dir() {
+                open.push(entry.path());
+            } else {
+                files += 1;
+            }
         }
     }
     let same = |(path, (data, mode)): (&String, &(Vec<u8>, i32))| {

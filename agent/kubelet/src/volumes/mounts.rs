@@ -12,7 +12,13 @@ pub(crate) fn tmpfs(path: &Path, size: u64) -> io::Result<()> {
         return Ok(());
     }
     let options = format!("size={size},mode=0755");
-    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options.as_str()))?;
+    mount(
+        Some("tmpfs"),
+        path,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some(options.as_str()),
+    )?;
     Ok(())
 }
 
@@ -20,7 +26,13 @@ pub(crate) fn tmpfs(path: &Path, size: u64) -> io::Result<()> {
 pub(crate) fn bind(source: &impl AsRawFd, target: &Path) -> io::Result<()> {
     // Through the descriptor, so that what was checked is what is mounted.
     let opened = format!("/proc/self/fd/{}", source.as_raw_fd());
-    mount(Some(opened.as_str()), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    mount(
+        Some(opened.as_str()),
+        target,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )?;
     Ok(())
 }
 
@@ -33,7 +45,11 @@ pub(crate) fn is_mounted(path: &Path) -> io::Result<bool> {
 /// Unmounts all that is mounted at or below `directory`, the innermost first.
 pub(crate) fn unmount_below(directory: &Path) -> io::Result<()> {
     let directory = directory.canonicalize()?;
-    for point in mount_points()?.iter().rev().filter(|point| point.starts_with(&directory)) {
+    for point in mount_points()?
+        .iter()
+        .rev()
+        .filter(|point| point.starts_with(&directory))
+    {
         // Detach: a process of the pod that still lingers must not keep the pod from going.
         match umount2(point, MntFlags::MNT_DETACH) {
             Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
@@ -46,7 +62,11 @@ pub(crate) fn unmount_below(directory: &Path) -> io::Result<()> {
 /// In the order of mounting.
 fn mount_points() -> io::Result<Vec<PathBuf>> {
     let text = std::fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).map(|point| PathBuf::from(unescape(point))).collect())
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|point| PathBuf::from(unescape(point)))
+        .collect())
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
@@ -55,7 +75,10 @@ fn unescape(text: &str) -> String {
     let mut bytes = text.as_bytes();
     while let Some((first, rest)) = bytes.split_first() {
         let code = (*first == b'\\').then(|| rest.get(..3)).flatten();
-        match code.and_then(|code| std::str::from_utf8(code).ok()).and_then(|code| u8::from_str_radix(code, 8).ok()) {
+        match code
+            .and_then(|code| std::str::from_utf8(code).ok())
+            .and_then(|code| u8::from_str_radix(code, 8).ok())
+        {
             Some(byte) => {
                 out.push(byte);
                 bytes = &rest[3..];

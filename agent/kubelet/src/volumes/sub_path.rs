@@ -14,8 +14,14 @@ use super::mounts;
 /// Binds `root`/`sub_path` at `target` and answers with `target`. A missing directory is made.
 pub(super) fn bind(root: &Path, sub_path: &str, target: &Path) -> io::Result<PathBuf> {
     let relative = Path::new(sub_path);
-    if relative.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{sub_path} is not a plain path inside the volume")));
+    if relative
+        .components()
+        .any(|part| !matches!(part, Component::Normal(_) | Component::CurDir))
+    {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{sub_path} is not a plain path inside the volume"),
+        ));
     }
     let source = open_beneath(root, relative)?;
     if target.exists() && mounts::is_mounted(target)? {
@@ -29,7 +35,11 @@ pub(super) fn bind(root: &Path, sub_path: &str, target: &Path) -> io::Result<Pat
     match fs::symlink_metadata(target) {
         Ok(found) if found.is_dir() == is_directory => {}
         Ok(found) => {
-            if found.is_dir() { fs::remove_dir(target)? } else { fs::remove_file(target)? }
+            if found.is_dir() {
+                fs::remove_dir(target)?;
+            } else {
+                fs::remove_file(target)?;
+            }
             make(target, is_directory)?;
         }
         Err(_) => make(target, is_directory)?,
@@ -43,7 +53,11 @@ fn is_directory(stat: &FileStat) -> bool {
 }
 
 fn make(target: &Path, directory: bool) -> io::Result<()> {
-    if directory { fs::create_dir(target) } else { fs::File::create(target).map(drop) }
+    if directory {
+        fs::create_dir(target)
+    } else {
+        fs::File::create(target).map(drop)
+    }
 }
 
 /// Opens a path below `root`; the kernel itself refuses links that lead out. Missing directories are made with the mode
@@ -65,14 +79,20 @@ fn open_beneath(root: &Path, relative: &Path) -> io::Result<OwnedFd> {
     let mode = Mode::from_bits_truncate(fs::metadata(root)?.permissions().mode() & 0o777);
     let mut made = PathBuf::new();
     let mut parent = base.try_clone()?;
-    for part in relative.components().filter(|part| matches!(part, Component::Normal(_))) {
+    for part in relative
+        .components()
+        .filter(|part| matches!(part, Component::Normal(_)))
+    {
         made.push(part);
         match beneath(&base, &made) {
             Ok(found) => parent = found,
             Err(nix::errno::Errno::ENOENT) => {
                 mkdirat(&parent, part.as_os_str(), mode)?;
                 parent = beneath(&base, &made)?;
-                fs::set_permissions(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&parent)), fs::Permissions::from_mode(mode.bits()))?;
+                fs::set_permissions(
+                    format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&parent)),
+                    fs::Permissions::from_mode(mode.bits()),
+                )?;
             }
             Err(error) => return Err(error.into()),
         }
@@ -95,7 +115,7 @@ mod tests {
         assert!(open_beneath(&volume, Path::new("link")).is_ok());
         // Inside the root ".." stays in the root: the link leads to a file that is not there, so a directory is made.
         let found = open_beneath(&volume, Path::new("out"));
-        assert!(found.is_err() || is_directory(&fstat(&found.unwrap()).unwrap()));
+        assert!(found.is_err() || is_directory(&fstat(found.unwrap()).unwrap()));
         assert_eq!(fs::read_to_string(root.path().join("secret")).unwrap(), "host");
     }
 

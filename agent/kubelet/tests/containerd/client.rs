@@ -11,7 +11,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 const LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) fn container(pod: &str, name: &str) -> ContainerRef {
-    ContainerRef { namespace: "default".into(), pod: pod.into(), uid: String::new(), container: name.into() }
+    ContainerRef {
+        namespace: "default".into(),
+        pod: pod.into(),
+        uid: String::new(),
+        container: name.into(),
+    }
 }
 
 pub(crate) fn log_query(pod: &str, name: &str) -> LogQuery {
@@ -33,7 +38,10 @@ pub(crate) async fn logs(handle: &Handle, query: LogQuery) -> Result<String, (u1
     let (mut near, far) = tokio::io::duplex(64 << 10);
     tokio::spawn(serving.run(far));
     let mut text = String::new();
-    tokio::time::timeout(LIMIT, near.read_to_string(&mut text)).await.expect("the log ends").unwrap();
+    tokio::time::timeout(LIMIT, near.read_to_string(&mut text))
+        .await
+        .expect("the log ends")
+        .unwrap();
     Ok(text)
 }
 
@@ -60,7 +68,9 @@ impl Exec {
             stderr: !tty,
             tty,
         };
-        let serving = handle.prepare(Target::Exec(query)).await.ok().expect("the container runs");
+        let Ok(serving) = handle.prepare(Target::Exec(query)).await else {
+            panic!("container {name} of {pod} runs no command");
+        };
         let (stream, far) = tokio::io::duplex(64 << 10);
         tokio::spawn(serving.run(far));
         Self { stream }
@@ -68,7 +78,10 @@ impl Exec {
 
     pub(crate) async fn send(&mut self, channel: Channel, payload: &[u8]) {
         self.stream.write_u8(channel as u8).await.unwrap();
-        self.stream.write_u32(u32::try_from(payload.len()).unwrap()).await.unwrap();
+        self.stream
+            .write_u32(u32::try_from(payload.len()).unwrap())
+            .await
+            .unwrap();
         self.stream.write_all(payload).await.unwrap();
     }
 
@@ -85,7 +98,9 @@ impl Exec {
             self.stream.read_exact(&mut payload).await.ok()?;
             Some((channel, payload))
         };
-        tokio::time::timeout(LIMIT, reading).await.expect("the command says something")
+        tokio::time::timeout(LIMIT, reading)
+            .await
+            .expect("the command says something")
     }
 
     /// Reads to the end.
@@ -100,7 +115,11 @@ impl Exec {
             }
         }
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Ended { stdout: text(stdout), stderr: text(stderr), status }
+        Ended {
+            stdout: text(stdout),
+            stderr: text(stderr),
+            status,
+        }
     }
 }
 

@@ -53,7 +53,10 @@ impl Running {
 
 impl Cluster {
     pub(crate) fn new() -> Self {
-        let desired = Desired { synced: true, ..Desired::default() };
+        let desired = Desired {
+            synced: true,
+            ..Desired::default()
+        };
         Self {
             state: Arc::default(),
             changed: watch::Sender::new(0),
@@ -74,7 +77,11 @@ impl Cluster {
     pub(crate) fn start(&self, node: &Node) -> Running {
         let kubelet = Kubelet::new(Self::config(node), Arc::new(self.clone()), self.desired.subscribe());
         let stop = CancellationToken::new();
-        Running { handle: kubelet.handle(), task: tokio::spawn(kubelet.run(stop.clone())), stop }
+        Running {
+            handle: kubelet.handle(),
+            task: tokio::spawn(kubelet.run(stop.clone())),
+            stop,
+        }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -87,14 +94,23 @@ impl Cluster {
     fn publish(&self) {
         let state = self.state.lock().unwrap();
         self.desired.send_modify(|desired| {
-            let mut new = Desired { synced: desired.synced, images: desired.images.clone(), ..Desired::default() };
+            let mut new = Desired {
+                synced: desired.synced,
+                images: desired.images.clone(),
+                ..Desired::default()
+            };
             for (path, object) in &state.objects {
                 let parts: Vec<&str> = path.split('/').collect();
-                let [.., namespace, kind, name] = parts[..] else { continue };
+                let [.., namespace, kind, name] = parts[..] else {
+                    continue;
+                };
                 let key = (namespace.to_owned(), name.to_owned());
                 match kind {
                     "pods" => drop(new.pods.insert(key.clone(), kept(desired.pods.get(&key), object))),
-                    "configmaps" => drop(new.config_maps.insert(key.clone(), kept(desired.config_maps.get(&key), object))),
+                    "configmaps" => drop(
+                        new.config_maps
+                            .insert(key.clone(), kept(desired.config_maps.get(&key), object)),
+                    ),
                     "secrets" => drop(new.secrets.insert(key.clone(), kept(desired.secrets.get(&key), object))),
                     _ => {}
                 }
@@ -117,8 +133,12 @@ impl Cluster {
         self.change(|state| {
             state.number += 1;
             let uid = format!("uid-{}", state.number);
-            let metadata = json!({"name": name, "namespace": "default", "uid": uid, "labels": {"app": name}, "generation": 1});
-            state.objects.insert(pod_path(name), json!({"metadata": metadata, "spec": spec, "status": {"phase": "Pending"}}));
+            let metadata =
+                json!({"name": name, "namespace": "default", "uid": uid, "labels": {"app": name}, "generation": 1});
+            state.objects.insert(
+                pod_path(name),
+                json!({"metadata": metadata, "spec": spec, "status": {"phase": "Pending"}}),
+            );
         });
     }
 
@@ -141,18 +161,28 @@ impl Cluster {
     }
 
     pub(crate) fn config_map(&self, name: &str, data: Value) {
-        let path = format!("/api/v1/namespaces/default/configmaps/{name}");
-        self.change(|state| state.objects.insert(path, json!({"metadata": {"name": name}, "data": data})));
+        self.data("configmaps", name, data);
     }
 
     pub(crate) fn secret(&self, name: &str, data: Value) {
-        let path = format!("/api/v1/namespaces/default/secrets/{name}");
-        self.change(|state| state.objects.insert(path, json!({"metadata": {"name": name}, "data": data})));
+        self.data("secrets", name, data);
+    }
+
+    fn data(&self, plural: &str, name: &str, data: Value) {
+        let path = format!("/api/v1/namespaces/default/{plural}/{name}");
+        let mut object = json!({"metadata": {"name": name}});
+        object["data"] = data;
+        self.change(|state| state.objects.insert(path, object));
     }
 
     /// Whether the kubelet may take absence as an order.
     pub(crate) fn set_synced(&self, synced: bool) {
-        self.desired.send_modify(|desired| *desired = Arc::new(Desired { synced, ..desired.as_ref().clone() }));
+        self.desired.send_modify(|desired| {
+            *desired = Arc::new(Desired {
+                synced,
+                ..desired.as_ref().clone()
+            });
+        });
     }
 
     pub(crate) fn set_connected(&self, connected: bool) {
@@ -161,13 +191,21 @@ impl Cluster {
 
     /// Wants an image on every node; the answer is the name of its object.
     pub(crate) fn image(&self, archive: Vec<u8>, references: &[&str]) -> String {
-        let digest: String = Sha256::digest(&archive).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest: String = Sha256::digest(&archive)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         let name = format!("sha256-{digest}");
         let references: Vec<String> = references.iter().map(|name| (*name).to_owned()).collect();
-        let spec = ImageSpec { size: archive.len() as u64, references };
+        let spec = ImageSpec {
+            size: archive.len() as u64,
+            references,
+        };
         self.change(|state| {
             let object = json!({"metadata": {"name": name, "resourceVersion": "1"}, "spec": {}, "status": {}});
-            state.objects.insert(format!("/apis/minidc.dev/v1/images/{name}"), object);
+            state
+                .objects
+                .insert(format!("/apis/minidc.dev/v1/images/{name}"), object);
             state.archives.insert(name.clone(), archive);
         });
         self.desired.send_modify(|desired| {
@@ -180,7 +218,13 @@ impl Cluster {
 
     /// A stored object, or null.
     pub(crate) fn get(&self, path: &str) -> Value {
-        self.state.lock().unwrap().objects.get(path).cloned().unwrap_or_default()
+        self.state
+            .lock()
+            .unwrap()
+            .objects
+            .get(path)
+            .cloned()
+            .unwrap_or_default()
     }
 
     pub(crate) fn get_pod(&self, name: &str) -> Value {
@@ -218,20 +262,43 @@ impl Cluster {
     /// Reason and message of all events, with the container's path before the message.
     pub(crate) fn events(&self) -> Vec<(String, String)> {
         let state = self.state.lock().unwrap();
-        let events = state.objects.iter().filter(|(path, _)| path.contains("/events/")).map(|(_, event)| event);
+        let events = state
+            .objects
+            .iter()
+            .filter(|(path, _)| path.contains("/events/"))
+            .map(|(_, event)| event);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        events.map(|event| (text(&event["reason"]), format!("{} {}", text(&event["involvedObject"]["fieldPath"]), text(&event["message"])))).collect()
+        events
+            .map(|event| {
+                (
+                    text(&event["reason"]),
+                    format!(
+                        "{} {}",
+                        text(&event["involvedObject"]["fieldPath"]),
+                        text(&event["message"])
+                    ),
+                )
+            })
+            .collect()
     }
 
     /// Waits for an event with this reason whose message contains `part`.
     pub(crate) async fn wait_event(&self, reason: &str, part: &str) {
         let mut changed = self.changed.subscribe();
         let waited = tokio::time::timeout(LIMIT, async {
-            while !self.events().iter().any(|(found, message)| found == reason && message.contains(part)) {
+            while !self
+                .events()
+                .iter()
+                .any(|(found, message)| found == reason && message.contains(part))
+            {
                 changed.changed().await.unwrap();
             }
         });
-        assert!(waited.await.is_ok(), "no event {reason} {part} among {:#?}", self.events());
+        assert!(
+            waited.await.is_ok(),
+            "no event {reason} {part} among {:#?}",
+            self.events()
+        );
     }
 
     fn answer(&self, method: &str, path: &str, content: &str, body: &[u8]) -> (u16, Vec<u8>) {
@@ -239,14 +306,20 @@ impl Cluster {
         let (code, object) = self.change(|state| {
             let stored = path.strip_suffix("/status").unwrap_or(path);
             match method {
-                "GET" => state.objects.get(path).map_or((404, Value::Null), |object| (200, object.clone())),
+                "GET" => state
+                    .objects
+                    .get(path)
+                    .map_or((404, Value::Null), |object| (200, object.clone())),
                 "POST" => {
                     let name = body["metadata"]["name"].as_str().unwrap();
                     state.objects.insert(format!("{path}/{name}"), body.clone());
                     (201, body)
                 }
                 "DELETE" => {
-                    let same = state.objects.get(path).is_some_and(|pod| pod["metadata"]["uid"] == body["preconditions"]["uid"]);
+                    let same = state
+                        .objects
+                        .get(path)
+                        .is_some_and(|pod| pod["metadata"]["uid"] == body["preconditions"]["uid"]);
                     if same {
                         state.objects.remove(path);
                         (200, Value::Null)
@@ -255,7 +328,9 @@ impl Cluster {
                     }
                 }
                 "PATCH" => {
-                    let Some(object) = state.objects.get_mut(stored) else { return (404, Value::Null) };
+                    let Some(object) = state.objects.get_mut(stored) else {
+                        return (404, Value::Null);
+                    };
                     let uid = &body["metadata"]["uid"];
                     if !uid.is_null() && object["metadata"]["uid"] != *uid {
                         return (409, Value::Null);
@@ -277,7 +352,9 @@ impl Cluster {
 /// The old `Arc` when the object is the same.
 fn kept<T: serde::de::DeserializeOwned + PartialEq>(old: Option<&Arc<T>>, object: &Value) -> Arc<T> {
     let new: T = serde_json::from_value(object.clone()).unwrap();
-    old.filter(|old| ***old == new).cloned().unwrap_or_else(|| Arc::new(new))
+    old.filter(|old| ***old == new)
+        .cloned()
+        .unwrap_or_else(|| Arc::new(new))
 }
 
 fn pod_path(name: &str) -> String {
@@ -288,7 +365,9 @@ fn pod_path(name: &str) -> String {
 pub(crate) fn condition(object: &Value, kind: &str) -> String {
     let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let found = conditions.iter().find(|condition| condition["type"] == kind);
-    found.map(|found| found["status"].as_str().unwrap().to_owned()).unwrap_or_default()
+    found
+        .map(|found| found["status"].as_str().unwrap().to_owned())
+        .unwrap_or_default()
 }
 
 impl ControlPlane for Cluster {
@@ -299,8 +378,11 @@ impl ControlPlane for Cluster {
         content_type: &'static str,
         body: Vec<u8>,
     ) -> BoxFuture<'static, Result<(u16, Vec<u8>), Offline>> {
-        let answer =
-            if *self.connected.borrow() { Ok(self.answer(method, &path, content_type, &body)) } else { Err(Offline) };
+        let answer = if *self.connected.borrow() {
+            Ok(self.answer(method, &path, content_type, &body))
+        } else {
+            Err(Offline)
+        };
         async move { answer }.boxed()
     }
 

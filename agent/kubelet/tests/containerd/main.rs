@@ -1,8 +1,11 @@
 //! The kubelet on a real containerd. Each test has a virtual node of its own; they need root and fail without containerd.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod client;
 mod cluster;
 mod node;
+mod power;
 
 mod images;
 mod life;
@@ -15,8 +18,13 @@ use serde_json::{Value, json};
 /// An image with a shell.
 fn busybox(name: &str) -> Vec<u8> {
     let program = std::fs::read("/bin/busybox").expect("this test needs busybox-static");
-    let mut builder = ImageBuilder::new(name).entrypoint(["/bin/sh", "-c"]).file(File::program("/bin/busybox", program));
-    for name in ["sh", "sleep", "cat", "echo", "ls", "stty", "kill", "true", "dd", "df", "hostname", "wget", "httpd", "grep", "head", "tail", "id"] {
+    let mut builder = ImageBuilder::new(name)
+        .entrypoint(["/bin/sh", "-c"])
+        .file(File::program("/bin/busybox", program));
+    for name in [
+        "sh", "sleep", "cat", "echo", "ls", "stty", "kill", "true", "dd", "df", "hostname", "wget", "httpd", "grep",
+        "head", "tail", "id",
+    ] {
         builder = builder.file(File::link(format!("/bin/{name}"), "busybox"));
     }
     let mut archive = Vec::new();

@@ -14,14 +14,22 @@ const SCRIPT: &str = include_str!("node.sh");
 /// again inside with only that test.
 pub(crate) fn inside<F: Future<Output = ()>>(test: &str, body: impl FnOnce(Node) -> F) {
     if let Some(directory) = std::env::var_os(INSIDE) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let node = Node::new(directory.into());
         let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), body(node)).await });
         assert!(ended.is_ok(), "the test took too long");
         return;
     }
     for program in ["containerd", "runc", "ctr", "unshare", "ip"] {
-        let found = Command::new("which").arg(program).stdout(Stdio::null()).status().unwrap();
+        let found = Command::new("which")
+            .arg(program)
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
         assert!(found.success(), "this test needs {program}");
     }
     let directory = tempfile::tempdir().unwrap();
@@ -45,7 +53,10 @@ pub(crate) struct Node {
 
 impl Node {
     fn new(directory: PathBuf) -> Self {
-        let mut node = Self { directory, containerd: None };
+        let mut node = Self {
+            directory,
+            containerd: None,
+        };
         std::fs::create_dir_all(node.path("cni")).unwrap();
         let conflist = serde_json::json!({"cniVersion": "0.4.0", "name": "pods", "plugins": [{
             "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
@@ -76,9 +87,17 @@ impl Node {
 
     /// Starts containerd; what it needs is asked for again until it answers.
     pub(crate) fn start_containerd(&mut self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("containerd.log")).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("containerd.log"))
+            .unwrap();
         let mut command = Command::new("containerd");
-        command.arg("--config").arg(self.path("containerd.toml")).stdout(Stdio::null()).stderr(log);
+        command
+            .arg("--config")
+            .arg(self.path("containerd.toml"))
+            .stdout(Stdio::null())
+            .stderr(log);
         self.containerd = Some(command.spawn().unwrap());
     }
 
@@ -89,24 +108,6 @@ impl Node {
             child.wait().unwrap();
         }
     }
-
-    /// What a power cut leaves: no process but the test's own, no mount of a pod, and the disk as it was.
-    pub(crate) fn cut_power(&mut self) {
-        self.kill_containerd();
-        let own = std::process::id().to_string();
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let pid = entry.file_name().to_string_lossy().into_owned();
-            let kernel_or_own = pid == "1" || pid == own || pid.parse::<u32>().is_err();
-            if !kernel_or_own {
-                let _ = Command::new("kill").args(["-9", &pid]).stderr(Stdio::null()).status();
-            }
-        }
-        let script = "ip link del cni0 2>/dev/null; \
-                      awk '$5 ~ /kubernetes.io~|volume-subpaths|containerd|netns\\/cni-/ {print $5}' /proc/self/mountinfo | tac | \
-                      while read -r point; do umount -l \"$point\"; done; rm -rf /run/containerd /run/netns/*; \
-                      find /sys/fs/cgroup/*/minidc -depth -type d -exec rmdir {} + 2>/dev/null; true";
-        assert!(Command::new("bash").args(["-c", script]).status().unwrap().success());
-    }
 }
 
 impl Drop for Node {
@@ -114,7 +115,10 @@ impl Drop for Node {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.path("containerd.log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("--- end of containerd's log\n{}", lines[lines.len().saturating_sub(25)..].join("\n"));
+            eprintln!(
+                "--- end of containerd's log\n{}",
+                lines[lines.len().saturating_sub(25)..].join("\n")
+            );
         }
         self.kill_containerd();
     }
