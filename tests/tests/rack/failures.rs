@@ -118,6 +118,7 @@ fn killed_agent_comes_back_and_its_containers_kept_running(rack: &Rack) -> Resul
 }
 
 fn killed_control_plane_loses_nothing_and_nodes_are_back(rack: &Rack) -> Result<()> {
+    apply_web(rack)?;
     let before = started(rack)?;
     // the last acknowledged write must be there after the kill
     for round in 0..10 {
@@ -151,6 +152,7 @@ fn killed_control_plane_loses_nothing_and_nodes_are_back(rack: &Rack) -> Result<
 }
 
 fn a_node_without_control_plane_keeps_its_pods_and_says_so(rack: &Rack) -> Result<()> {
+    apply_web(rack)?;
     let pod = rack
         .ready_pods("app=web")?
         .into_iter()
@@ -193,6 +195,7 @@ fn a_node_without_control_plane_keeps_its_pods_and_says_so(rack: &Rack) -> Resul
 }
 
 fn a_control_plane_whose_own_cable_is_out_evicts_nobody(rack: &Rack) -> Result<()> {
+    apply_web(rack)?;
     let before = started(rack)?;
     let boards = minidc_rack::Rack::open(&rack.name)?;
     boards.cut_cable(1)?;
@@ -218,6 +221,7 @@ fn a_control_plane_whose_own_cable_is_out_evicts_nobody(rack: &Rack) -> Result<(
 }
 
 fn killed_containerd_keeps_pods_running(rack: &Rack) -> Result<()> {
+    apply_web(rack)?;
     let process = rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])?;
     rack.in_node("pi-2", &["pkill", "-KILL", "-x", "containerd"])?;
     eventually(Duration::from_secs(30), "exec works again on pi-2", || {
@@ -236,6 +240,7 @@ fn killed_containerd_keeps_pods_running(rack: &Rack) -> Result<()> {
 }
 
 fn a_power_cut_of_the_control_plane_loses_nothing(rack: &Rack) -> Result<()> {
+    apply_web(rack)?;
     rack.kubectl(&["create", "configmap", "survivor", "--from-literal=k=v"])?;
     rack.rack("unplug", &["pi-1"])?;
     rack.rack("plug", &["pi-1"])?;
