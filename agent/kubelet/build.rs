@@ -9,6 +9,7 @@ use std::process::Command;
 
 fn main() {
     println!("cargo::rerun-if-changed=src/pause/main.rs");
+    println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
     let variable = |name: &str| env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"));
     let target = variable("TARGET");
     let out = PathBuf::from(variable("OUT_DIR")).join("pause");
@@ -24,6 +25,7 @@ fn main() {
         .args([
             "-Copt-level=s",
             "-Cpanic=abort",
+            "-Cforce-unwind-tables=no",
             "-Cstrip=symbols",
             "-Crelocation-model=static",
             "-Clink-arg=-nostartfiles",

@@ -10,6 +10,7 @@ use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::directories::Directories;
 use crate::environment::NodeFacts;
+use crate::health::Health;
 use crate::identity::PodIdentity;
 use crate::observed::Observed;
 use crate::recorder::Recorder;
@@ -32,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) node: watch::Receiver<Arc<NodeFacts>>,
     /// Counts changes of the image store.
     pub(crate) images_changed: watch::Sender<u64>,
+    /// The node's health; sandboxes need the network.
+    pub(crate) health: watch::Receiver<Health>,
     pub(crate) pulls: Semaphore,
     pub(crate) starts: Semaphore,
     pub(crate) registry: Registry,
@@ -42,10 +45,10 @@ impl Context {
         config: Config,
         runtime: Arc<dyn Runtime>,
         recorder: Recorder,
-        statuses: Statuses,
         node: watch::Receiver<Arc<NodeFacts>>,
         registry: Registry,
         cgroups: Cgroups,
+        health: watch::Receiver<Health>,
     ) -> Self {
         let directories = Directories {
             pods: config.data.join("pods"),
@@ -57,9 +60,10 @@ impl Context {
             cgroups,
             runtime,
             recorder,
-            statuses,
+            statuses: Statuses::default(),
             node,
             images_changed: watch::Sender::new(0),
+            health,
             pulls: Semaphore::new(PULLS),
             starts: Semaphore::new(STARTS),
             registry,

@@ -21,7 +21,7 @@ use crate::desired::{Desired, ImageSpec};
 use crate::runtime::Runtime;
 
 pub use import::ImportError;
-pub(crate) use import::import;
+pub(crate) use import::{Expected, import};
 
 /// First and longest wait before an import that failed is tried again.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -191,7 +191,7 @@ impl Images {
             let outcome = match outcome {
                 Ok(()) => Ok(()),
                 // Being cut off is not the image's fault: it is fetched when the link is back.
-                Err(ImportError::Offline) => continue,
+                Err(ImportError::Offline | ImportError::Fetch(_)) => continue,
                 Err(error) => Err(error.to_string()),
             };
             if self.reported.get(name) == Some(&outcome) {
@@ -251,7 +251,8 @@ impl Images {
                 .await
                 .map_err(|Offline| ImportError::Offline)?;
             let digest = name.strip_prefix("sha256-");
-            import(&self.socket, archive, digest).await
+            let size = spec.size;
+            import(&self.socket, archive, digest.map(|digest| Expected { digest, size })).await
         };
         match fetched.await {
             Ok(mut references) => {

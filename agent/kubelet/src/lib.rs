@@ -8,7 +8,13 @@
 //! the network (containerd calls CNI by itself).
 //!
 //! # Current limitations
-//! No probes, lifecycle hooks, projected service account tokens or volumes beyond those in [`minidc_api::unsupported`].
+//! - No probes and no lifecycle hooks: a container that runs is ready. What of a pod is not acted on is listed in
+//!   [`minidc_api::unsupported`] and said in a Warning event when the pod starts.
+//! - Sidecars end together with the other containers, not after them.
+//! - Images are pulled without credentials. Imported images stay when their `Image` object goes; nothing removes
+//!   images that no pod uses, and disk pressure evicts nothing yet.
+//! - Exec sessions end with the agent; the containers they were in do not.
+//! - With cgroup v2 the container runtime must use the `cgroupfs` driver, since pods have cgroups of their own.
 
 pub mod archive;
 mod back_off;
@@ -69,7 +75,6 @@ use pods::Pods;
 use recorder::Recorder;
 use runtime::{Containerd, Runtime};
 use stats::{Stats, System};
-use status_writer::Statuses;
 
 /// Wait before the pause image is tried again; containerd may still be starting.
 const PAUSE_AGAIN: Duration = Duration::from_millis(500);
@@ -176,19 +181,18 @@ impl Kubelet {
         let capacity = System::new(cgroups.clone(), config.data.clone()).capacity();
         let (facts, facts_receiver) = watch::channel(Arc::new(node::node_facts(capacity, node::addresses())));
         let (recorder, events) = Recorder::new(config.node.clone(), control_plane.clone());
-        let statuses = Statuses::default();
         let context = Arc::new(Context::new(
             config.clone(),
             runtime.clone(),
             recorder.clone(),
-            statuses.clone(),
             facts_receiver,
             registry.clone(),
             cgroups.clone(),
+            handle.health.clone(),
         ));
         let mut parts = JoinSet::new();
         parts.spawn(events.run(shutdown.clone()));
-        parts.spawn(statuses.run(control_plane.clone(), shutdown.clone()));
+        parts.spawn(context.statuses.clone().run(control_plane.clone(), shutdown.clone()));
         let stats = Stats::new(registry.clone(), cgroups, config.data.clone(), sample);
         parts.spawn(stats.run(shutdown.clone()));
         let node = Node {

@@ -31,6 +31,9 @@ pub(crate) use facts::addresses;
 
 /// How often the runtime is asked whether it is ready.
 const LOOK: Duration = Duration::from_secs(5);
+/// How often while it is not, for the first minute: pods wait for it.
+const LOOK_WAITING: Duration = Duration::from_millis(500);
+const WAITING_LONG: Duration = Duration::from_secs(60);
 /// Least time between two stored changes.
 const LEAST_PAUSE: Duration = Duration::from_secs(10);
 /// How often heartbeat times are stored (Kubernetes' `nodeStatusReportFrequency`).
@@ -84,6 +87,8 @@ struct Sending {
     registered: bool,
     /// When to look at what is stored.
     check: Option<(Instant, usize)>,
+    /// The node has been ready since the agent started: its first readiness is stored at once.
+    ever_ready: bool,
 }
 
 impl Node {
@@ -107,8 +112,11 @@ impl Node {
             at: started,
             registered: false,
             check: None,
+            ever_ready: false,
         };
         let mut version = None;
+        let mut info = None;
+        let mut last_ready = started;
         let mut images = None;
         let mut runtime_conditions = None;
         loop {
@@ -136,12 +144,17 @@ impl Node {
                 }
             }
             if look {
-                runtime_conditions = self.runtime.status().await.ok();
-                if version.is_none() {
+                // A runtime that hangs is as bad as one that is down.
+                let asked = tokio::time::timeout(LOOK, self.runtime.status()).await;
+                runtime_conditions = asked.ok().and_then(Result::ok);
+                if version.is_none() && runtime_conditions.is_some() {
                     version = self.runtime.version().await.ok();
-                    if version.is_none() && started.elapsed() < START {
-                        tick.reset_after(Duration::from_millis(200));
-                    }
+                    info = None;
+                }
+                if not_ready(runtime_conditions.as_deref()).is_none() {
+                    last_ready = Instant::now();
+                } else if last_ready.elapsed() < WAITING_LONG {
+                    tick.reset_after(LOOK_WAITING);
                 }
                 self.look_at_addresses();
             }
@@ -155,8 +168,9 @@ impl Node {
             if starting || !*connected.borrow() {
                 continue;
             }
-            let status = self.status(&pressure, version.as_ref(), images.as_deref().unwrap_or_default());
-            self.send(&mut sending, status).await;
+            let info = info.get_or_insert_with(|| facts::node_info(version.as_ref()));
+            let status = self.status(&pressure, info, images.as_deref().unwrap_or_default());
+            self.send(&mut sending, status, pressure.holds("Ready")).await;
         }
     }
 
@@ -210,7 +224,7 @@ impl Node {
         });
     }
 
-    fn status(&self, judged: &conditions::Judged, version: Option<&(String, String)>, images: &[v1::Image]) -> Value {
+    fn status(&self, judged: &conditions::Judged, info: &Value, images: &[v1::Image]) -> Value {
         let facts = self.facts.borrow().clone();
         let bytes = |bytes: u64| json!(format!("{}Ki", bytes >> 10));
         let cpu = |milli: i64| {
@@ -236,20 +250,20 @@ impl Node {
                 "ephemeral-storage": bytes(facts.allocatable_storage), "pods": pods},
             "conditions": judged.as_json(),
             "addresses": addresses,
-            "nodeInfo": facts::node_info(version),
+            "nodeInfo": info,
             "images": image_list(images),
         })
     }
 
     /// Stores the status if it is time to, and makes the node object before the first time.
-    async fn send(&mut self, sending: &mut Sending, status: Value) {
+    async fn send(&mut self, sending: &mut Sending, status: Value, ready: bool) {
         let now = Instant::now();
         let same = sending.sent.as_ref() == Some(&status);
         let age = now.duration_since(sending.at);
         let due = match &sending.sent {
             None => true,
             Some(_) if same => age >= HEARTBEAT,
-            Some(_) => age >= LEAST_PAUSE,
+            Some(_) => age >= LEAST_PAUSE || ready && !sending.ever_ready,
         };
         if !due {
             return;
@@ -273,7 +287,16 @@ impl Node {
             .request("PATCH", path, "application/strategic-merge-patch+json", body)
             .await
         {
-            Ok((200..300, _)) => (sending.sent, sending.at) = (Some(status), now),
+            Ok((200..300, _)) => {
+                let was_ready = sending.sent.as_ref().map(|sent| ready_in(sent) == Some(json!("True")));
+                if was_ready != Some(ready) {
+                    let reason = if ready { "NodeReady" } else { "NodeNotReady" };
+                    let message = format!("Node {} status is now: {reason}", self.config.node);
+                    self.recorder.node(Severity::Normal, reason, message);
+                }
+                sending.ever_ready |= ready;
+                (sending.sent, sending.at) = (Some(status), now);
+            }
             // The object has been deleted: make it again.
             Ok((404, _)) => (sending.registered, sending.sent) = (false, None),
             Ok((code, answer)) => {
@@ -353,18 +376,19 @@ impl Node {
             return;
         }
         let stored: Value = serde_json::from_slice(&answer).unwrap_or_default();
-        let ready = |status: &Value| {
-            let conditions = status["conditions"].as_array();
-            conditions
-                .and_then(|all| all.iter().find(|one| one["type"] == "Ready"))
-                .map(|one| one["status"].clone())
-        };
         if let Some(sent) = &sending.sent
-            && ready(sent) != ready(&stored["status"])
+            && ready_in(sent) != ready_in(&stored["status"])
         {
             sending.sent = None;
         }
     }
+}
+
+/// The condition `Ready` in a status.
+fn ready_in(status: &Value) -> Option<Value> {
+    let conditions = status["conditions"].as_array()?;
+    let ready = conditions.iter().find(|condition| condition["type"] == "Ready")?;
+    Some(ready["status"].clone())
 }
 
 /// Why the node is not ready, in Kubernetes' words.

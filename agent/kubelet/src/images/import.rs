@@ -37,14 +37,23 @@ pub enum ImportError {
     },
 }
 
-/// Imports an archive and answers with the full names that it brought. `digest` is the SHA-256 that its bytes must have.
+/// What the bytes of an archive must be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expected<'a> {
+    /// SHA-256 in hexadecimal digits.
+    pub(crate) digest: &'a str,
+    /// Length in bytes; zero when it is not known.
+    pub(crate) size: u64,
+}
+
+/// Imports an archive and answers with the full names that it brought.
 ///
 /// # Errors
 /// See [`ImportError`].
 pub(crate) async fn import(
     socket: &Path,
     mut archive: impl AsyncRead + Unpin,
-    digest: Option<&str>,
+    expected: Option<Expected<'_>>,
 ) -> Result<Vec<String>, ImportError> {
     let mut child = Command::new("ctr")
         .arg("--address")
@@ -63,17 +72,23 @@ pub(crate) async fn import(
     };
     let feed = async {
         let mut hash = Sha256::new();
+        let mut received = 0;
         let mut piece = vec![0; PIECE];
         loop {
             let count = archive.read(&mut piece).await.map_err(ImportError::Fetch)?;
             if count == 0 {
                 break;
             }
+            received += count as u64;
             hash.update(&piece[..count]);
             if input.write_all(&piece[..count]).await.is_err() {
                 // ctr has ended early; its exit code and complaint say why.
                 return Ok(None);
             }
+        }
+        if expected.is_some_and(|expected| received < expected.size) {
+            // A stream that was cut; the child ends with its input, and what it says of that is of no use.
+            return Err(ImportError::Fetch(std::io::ErrorKind::UnexpectedEof.into()));
         }
         drop(input);
         Ok(Some(hash.finalize()))
@@ -99,11 +114,11 @@ pub(crate) async fn import(
             text.to_owned()
         }));
     }
-    if let (Some(expected), Some(hash)) = (digest, fed) {
+    if let (Some(Expected { digest, .. }), Some(hash)) = (expected, fed) {
         let found: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        if found != expected {
+        if found != digest {
             return Err(ImportError::Damaged {
-                expected: expected.to_owned(),
+                expected: digest.to_owned(),
                 found,
             });
         }

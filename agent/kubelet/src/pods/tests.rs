@@ -13,7 +13,6 @@ use crate::fixture::RecordingControlPlane;
 use crate::recorder::Recorder;
 use crate::runtime::Runtime;
 use crate::runtime::fake::FakeRuntime;
-use crate::status_writer::Statuses;
 
 /// All of a kubelet but the node, on a runtime in memory.
 struct Rig {
@@ -36,20 +35,20 @@ impl Rig {
         let shutdown = CancellationToken::new();
         let (recorder, events) = Recorder::new("pi-1".into(), control_plane.clone());
         tokio::spawn(events.run(shutdown.clone()));
-        let statuses = Statuses::default();
-        tokio::spawn(statuses.clone().run(control_plane.clone(), shutdown.clone()));
         let facts = watch::channel(Arc::new(NodeFacts::default())).1;
         let cgroups = Cgroups::at(place.path().join("cgroup"));
+        let health = watch::channel(crate::health::Health::default()).1;
         let runtime_object: Arc<dyn Runtime> = runtime.clone();
         let context = Arc::new(Context::new(
             config,
             runtime_object,
             recorder,
-            statuses,
             facts,
             Registry::default(),
             cgroups,
+            health,
         ));
+        tokio::spawn(context.statuses.clone().run(control_plane.clone(), shutdown.clone()));
         let desired = watch::Sender::new(Arc::new(Desired {
             synced: true,
             ..Desired::default()

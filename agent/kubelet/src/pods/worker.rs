@@ -136,8 +136,14 @@ impl Worker {
     /// Runs until the pod is finished.
     pub(crate) async fn run(mut self) -> PodIdentity {
         let mut images = self.context.images_changed.subscribe();
+        let mut health = self.context.health.clone();
+        let mut network = health.borrow_and_update().network_ok;
+        let mut version = None;
         loop {
             let input = self.input.borrow_and_update().clone();
+            if version.replace(input.version) != Some(input.version) {
+                self.news();
+            }
             if input.intent == Intent::Remove {
                 self.stopping_since.get_or_insert_with(Instant::now);
             }
@@ -176,6 +182,12 @@ impl Worker {
                         () = self.bell.rung.notified() => {}
                         () = sleep(after) => {}
                         Ok(()) = images.changed(), if image_wanted => self.images_changed(),
+                        Ok(()) = health.changed() => {
+                            let before = std::mem::replace(&mut network, health.borrow_and_update().network_ok);
+                            if network && !before {
+                                self.worked("sandbox");
+                            }
+                        }
                     }
                 }
             }
@@ -185,6 +197,16 @@ impl Worker {
                 .any(|waiting| IMAGE_REASONS.contains(&waiting.reason.as_str()))
             {
                 images.mark_unchanged();
+            }
+        }
+    }
+
+    /// Something that the pod refers to may have appeared: look at once.
+    fn news(&mut self) {
+        for (name, waiting) in &self.waiting {
+            if waiting.reason == "CreateContainerConfigError" {
+                self.memory.not_before.remove(name);
+                self.failures.remove(name);
             }
         }
     }

@@ -394,3 +394,55 @@ fn use_of_each_container_is_measured() {
         running.stop().await;
     });
 }
+
+#[test]
+fn container_has_the_user_network_and_limits_it_asked_for() {
+    inside(
+        "life::container_has_the_user_network_and_limits_it_asked_for",
+        |node| async move {
+            let cluster = Cluster::new();
+            with_shell(&cluster);
+            let running = cluster.start(&node);
+            let mut user = script("user", SERVE);
+            user["securityContext"] = json!({"runAsUser": 1234, "runAsGroup": 99, "readOnlyRootFilesystem": true});
+            user["volumeMounts"] =
+                json!([{"name": "disk", "mountPath": "/disk"}, {"name": "settings", "mountPath": "/settings"}]);
+            user["resources"] = json!({"limits": {"memory": "32Mi"}, "requests": {"cpu": "100m"}});
+            cluster.config_map("settings", json!({"k": "v"}));
+            cluster.pod("user", json!({
+            "securityContext": {"fsGroup": 77}, "containers": [user],
+            "volumes": [{"name": "disk", "emptyDir": {}}, {"name": "settings", "configMap": {"name": "settings", "defaultMode": 0o400}}]}));
+            cluster.pod(
+                "host",
+                json!({"hostNetwork": true, "hostPID": true, "containers": [script("host", SERVE)]}),
+            );
+            cluster.running("user").await;
+            let host = cluster.running("host").await;
+            assert_eq!(host["status"]["podIP"], "10.99.0.1");
+            let shell =
+                async |pod: &str, text: &str| crate::client::run(&running.handle, pod, pod, &["sh", "-c", text]).await;
+            assert_eq!(shell("user", "id -u; id -g; id -G").await, "1234\n99\n99 77\n");
+            assert_eq!(
+                shell(
+                    "user",
+                    "echo x >/disk/file && cat /settings/k; echo x 2>/dev/null >/file || echo no"
+                )
+                .await,
+                "vno\n"
+            );
+            let limit = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
+            let limit = shell(
+                "user",
+                &format!("cat {limit} 2>/dev/null || cat /sys/fs/cgroup/memory.max"),
+            )
+            .await;
+            assert_eq!(limit.trim(), (32 << 20).to_string());
+            let shares = "/sys/fs/cgroup/cpu/minidc/burstable/poduid-1/cpu.shares";
+            if let Ok(shares) = std::fs::read_to_string(shares) {
+                assert_eq!(shares.trim(), "102");
+            }
+            assert_eq!(shell("host", "hostname").await, "test-node\n");
+            running.stop().await;
+        },
+    );
+}

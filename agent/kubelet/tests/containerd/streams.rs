@@ -211,3 +211,38 @@ fn previous_log_is_that_of_the_instance_before() {
         },
     );
 }
+
+#[test]
+fn long_log_is_rotated_while_it_is_written() {
+    inside("streams::long_log_is_rotated_while_it_is_written", |node| async move {
+        let cluster = Cluster::new();
+        with_shell(&cluster);
+        let running = cluster.start(&node);
+        // Eleven mebibytes at once, then a line now and then.
+        let line = "x".repeat(1_000);
+        let text = format!(
+            "trap 'exit 0' TERM; n=0; while [ $n -lt 11000 ]; do echo {line}; n=$((n+1)); done; while true; do echo later; sleep 0.2; done"
+        );
+        cluster.pod("chatty", json!({"containers": [script("c", &text)]}));
+        cluster.running("chatty").await;
+        let directory = node.path("logs").join("default_chatty_uid-1").join("c");
+        let rotated = async {
+            let count = || std::fs::read_dir(&directory).into_iter().flatten().count();
+            let present = || std::fs::metadata(directory.join("0.log")).map_or(u64::MAX, |found| found.len());
+            while count() != 2 || present() > 1 << 20 {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(40), rotated)
+            .await
+            .expect("the log is rotated");
+        let query = LogQuery {
+            follow: true,
+            tail_lines: Some(1),
+            limit_bytes: Some(60),
+            ..log_query("chatty", "c")
+        };
+        assert_eq!(logs(&running.handle, query).await.unwrap(), "later\n".repeat(10));
+        running.stop().await;
+    });
+}
