@@ -130,7 +130,14 @@ impl Pods {
                         let desired = self.last.clone();
                         self.finished.retain(|uid| desired.pods.values().any(|pod| pod.metadata.uid.as_ref() == Some(uid)));
                     }
-                    Err(error) => tracing::error!(%error, "the task of a pod broke off"),
+                    Err(error) => {
+                        // A defect; the pod gets a new task, and what runs of it is adopted.
+                        tracing::error!(%error, "the task of a pod broke off");
+                        self.tasks.retain(|_, task| !task.input.is_closed());
+                        let desired = self.last.clone();
+                        self.dispatch(&desired);
+                        relist.reset_after(RELIST_AGAIN);
+                    }
                 },
             }
         }
