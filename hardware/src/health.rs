@@ -56,7 +56,7 @@ pub struct NodeHealth {
     pub memory_pressure: bool,
     /// Temperature of the processor in degrees Celsius, where the board tells it.
     pub temperature_celsius: Option<f32>,
-    /// Somebody asked this node to show itself (`minidc node locate`).
+    /// Somebody asked this node to show itself.
     pub locate: bool,
 }
 
