@@ -59,6 +59,9 @@ pub struct Announcement {
 pub trait Discovery: Send + Sync {
     /// The present candidates, and those to come.
     fn candidates(&self) -> watch::Receiver<Arc<Vec<Candidate>>>;
+
+    /// Says that the present candidates lead nowhere. A source that learns of moved addresses by itself ignores it.
+    fn look_again(&self) {}
 }
 
 /// Candidates that somebody sets: for tests, and for `--no-mdns` (none at all).

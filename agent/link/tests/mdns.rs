@@ -143,7 +143,7 @@ async fn inside() {
     // Avahi is killed and started again: both the announcement and the browser come back.
     drop(running);
     let down = until(&mut state, |state| matches!(state, MdnsState::Down { .. })).await;
-    let _running = avahi();
+    let running = avahi();
     until(&mut state, |state| {
         *state
             == MdnsState::Up {
@@ -154,6 +154,47 @@ async fn inside() {
     candidates.mark_unchanged();
     until(&mut candidates, |found| found.len() == 1).await;
     println!("Avahi was gone: {down:?}");
+
+    // A control plane that looks for nobody: its announcement comes back too.
+    let silent = Announcement {
+        instance: "pi-9".into(),
+        cluster: "cellar".into(),
+        pin: Pin([9; 32]),
+        port: 9443,
+    };
+    let silent = Mdns::start(MdnsOptions {
+        announce: Some(silent),
+        browse: false,
+        pod_range: None,
+    })
+    .unwrap();
+    let mut silent_state = silent.state();
+    let up = |state: &MdnsState| matches!(state, MdnsState::Up { announced: Some(_) });
+    until(&mut silent_state, up).await;
+    drop(running);
+    until(&mut silent_state, |state| matches!(state, MdnsState::Down { .. })).await;
+    let _running = avahi();
+    until(&mut silent_state, up).await;
+    assert!(silent.candidates().borrow().is_empty());
+    drop(silent);
+
+    // An address that changes is found by who says that the old one leads nowhere.
+    until(&mut candidates, |found| found.len() == 1).await;
+    run("ip addr del 10.9.8.7/24 dev v0 && ip addr add 10.9.8.77/24 dev v0");
+    let moved = async {
+        loop {
+            mdns.look_again();
+            let _ = tokio::time::timeout(Duration::from_secs(1), candidates.changed()).await;
+            let found = candidates.borrow_and_update();
+            if found
+                .iter()
+                .any(|one| one.addresses == ["10.9.8.77".parse::<std::net::IpAddr>().unwrap()])
+            {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), moved).await.unwrap();
 
     // Another control plane on the same machine, with the same name.
     let second = Announcement {

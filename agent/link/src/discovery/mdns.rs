@@ -18,13 +18,15 @@ use crate::{Error, protocol};
 const WAIT: Duration = Duration::from_millis(500);
 /// Between attempts while there is no Avahi.
 const RETRY: Duration = Duration::from_secs(2);
+/// Least age of a browser that is replaced because what it found leads nowhere.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What is wanted of multicast DNS.
 #[derive(Clone, Debug)]
 pub struct MdnsOptions {
     /// Announce this control plane.
     pub announce: Option<Announcement>,
-    /// Look for control planes.
+    /// Look for control planes; else there are never candidates.
     pub browse: bool,
     /// Base and prefix length of the pod network, whose addresses are of no use to others.
     pub pod_range: Option<(Ipv4Addr, u8)>,
@@ -52,6 +54,7 @@ pub struct Mdns {
     candidates: watch::Sender<Arc<Vec<Candidate>>>,
     state: watch::Sender<MdnsState>,
     stop: Arc<AtomicBool>,
+    again: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,12 +63,13 @@ impl Mdns {
     pub fn start(options: MdnsOptions) -> Result<Self, Error> {
         let candidates = watch::Sender::new(Arc::default());
         let state = watch::Sender::new(MdnsState::Starting);
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, again) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let worker = Worker {
             options,
             candidates: candidates.clone(),
             state: state.clone(),
             stop: Arc::clone(&stop),
+            again: Arc::clone(&again),
             suffix: 1,
         };
         let thread = std::thread::Builder::new()
@@ -76,6 +80,7 @@ impl Mdns {
             candidates,
             state,
             stop,
+            again,
             thread: Some(thread),
         })
     }
@@ -89,6 +94,11 @@ impl Mdns {
 impl Discovery for Mdns {
     fn candidates(&self) -> watch::Receiver<Arc<Vec<Candidate>>> {
         self.candidates.subscribe()
+    }
+
+    // A service is resolved when it is first seen, and an address that changes later is not told: only a new browser sees it.
+    fn look_again(&self) {
+        self.again.store(true, Ordering::Relaxed);
     }
 }
 
@@ -117,6 +127,7 @@ struct Worker {
     candidates: watch::Sender<Arc<Vec<Candidate>>>,
     state: watch::Sender<MdnsState>,
     stop: Arc<AtomicBool>,
+    again: Arc<AtomicBool>,
     /// Number appended to our name when another program on this machine has it.
     suffix: u32,
 }
@@ -124,7 +135,7 @@ struct Worker {
 /// One browser and one publisher. Loops before their owners, so that they are dropped first.
 struct Round {
     loops: Vec<EventLoop>,
-    _browser: Option<MdnsBrowser>,
+    _browser: MdnsBrowser,
     _service: Option<MdnsService>,
     events: Receiver<Event>,
 }
@@ -134,11 +145,12 @@ impl Worker {
         while !self.stop.load(Ordering::Relaxed) {
             let reason = match self.begin() {
                 Ok(round) => self.follow(&round),
-                Err(error) => error.to_string(),
+                Err(error) => Some(error.to_string()),
             };
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
+            let Some(reason) = reason else { continue };
             let down = MdnsState::Down { reason };
             self.state.send_if_modified(|state| {
                 let news = *state != down;
@@ -155,15 +167,10 @@ impl Worker {
     fn begin(&self) -> Result<Round, zeroconf::error::Error> {
         let (sender, events) = channel();
         let kind = ServiceType::new("minidc", "tcp")?;
-        let mut loops = Vec::new();
-        let browser = if self.options.browse {
-            let mut browser = MdnsBrowser::new(kind.clone());
-            browser.set_service_callback(browser_callback(sender.clone()));
-            loops.push(browser.browse_services()?);
-            Some(browser)
-        } else {
-            None
-        };
+        // also for who only announces: a publisher is not told when Avahi restarts, a browser is
+        let mut browser = MdnsBrowser::new(kind.clone());
+        browser.set_service_callback(browser_callback(sender.clone()));
+        let mut loops = vec![browser.browse_services()?];
         let service = match &self.options.announce {
             Some(announcement) => {
                 let mut service = MdnsService::new(kind, announcement.port);
@@ -191,25 +198,31 @@ impl Worker {
         })
     }
 
-    /// Until told to stop, or until it must be built anew: then says why.
-    fn follow(&mut self, round: &Round) -> String {
-        self.state.send_replace(MdnsState::Up { announced: None });
+    /// Until told to stop, or until it must be built anew: then says what is wrong, if anything is.
+    fn follow(&mut self, round: &Round) -> Option<String> {
+        self.state.send_if_modified(|state| {
+            !matches!(state, MdnsState::Up { .. }) && {
+                *state = MdnsState::Up { announced: None };
+                true
+            }
+        });
         let mut found = Vec::new();
         let began = Instant::now();
         let mut published = false;
         while !self.stop.load(Ordering::Relaxed) {
             for event_loop in &round.loops {
                 if let Err(error) = event_loop.poll(WAIT) {
-                    return error.to_string();
+                    return Some(error.to_string());
                 }
             }
-            if round.loops.is_empty() {
-                std::thread::park_timeout(RETRY);
+            if began.elapsed() > LOOK_AGAIN && self.again.swap(false, Ordering::Relaxed) {
+                return None;
             }
             let mut changed = false;
             let mut surroundings = None;
             while let Ok(event) = round.events.try_recv() {
                 match event {
+                    Event::Seen(_) if !self.options.browse => {}
                     Event::Seen(service) => {
                         let surroundings = surroundings.get_or_insert_with(|| self.surroundings());
                         changed |= add(&mut found, &sighting(&service), surroundings);
@@ -225,9 +238,9 @@ impl Worker {
                     }
                     Event::NameTaken => {
                         self.suffix += 1;
-                        return "another program on this machine announces the same name".into();
+                        return Some("another program on this machine announces the same name".into());
                     }
-                    Event::Broken(reason) => return reason,
+                    Event::Broken(reason) => return Some(reason),
                 }
             }
             // After a rebuild the old candidates stay until the new browser has had time to see them again.
@@ -236,7 +249,7 @@ impl Worker {
                 self.candidates.send_replace(Arc::new(found.clone()));
             }
         }
-        String::new()
+        None
     }
 
     fn surroundings(&self) -> Surroundings {

@@ -96,6 +96,7 @@ impl Link {
                 }
                 Outcome::Failed { reason } => {
                     self.away(reason);
+                    self.config.discovery.look_again();
                     (Some(self.backoff.failed()), true)
                 }
                 Outcome::Refused { code, reason } => {
