@@ -96,13 +96,18 @@ fn measure(rack: &Rack, idle: Duration) -> Result<()> {
         "memory, server and node in one with 30 pods of 90",
         mega(memory("pi-1")?),
     );
-    rack.kubectl(&["scale", "deployment/web", "--replicas=3"])?;
-    eventually(Duration::from_secs(120), "three pods", || {
+    // begin anew, so that one of three is on the board whose plug is pulled
+    rack.kubectl(&["delete", "-f", &manifest("web.yaml")])?;
+    let gone = || {
         Ok(rack
             .kubectl(&["get", "pods", "-l", "app=web", "-o", "name"])?
-            .lines()
-            .count()
-            == 3)
+            .is_empty())
+    };
+    eventually(Duration::from_secs(120), "no pods", gone)?;
+    rack.kubectl(&["apply", "-f", &manifest("web.yaml")])?;
+    eventually(Duration::from_secs(60), "three ready pods", || {
+        let pods = rack.ready_pods("app=web")?;
+        Ok(pods.len() == 3 && pods.iter().any(|pod| pod.node == "pi-3"))
     })?;
     detection(rack)
 }
@@ -126,7 +131,8 @@ impl<'a> ControlPlaneAlone<'a> {
 
 impl Drop for ControlPlaneAlone<'_> {
     fn drop(&mut self) {
-        let stop = "pkill -f 'config /run/alone' ; sleep 1; rm -r /run/alone";
+        // the pattern must not match the shell that runs it
+        let stop = "pkill -f '[c]onfig /run/alone'; sleep 1; rm -r /run/alone";
         if let Err(error) = self.rack.in_node("pi-2", &["sh", "-c", stop]) {
             eprintln!("{error:?}");
         }
