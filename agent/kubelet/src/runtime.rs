@@ -1,5 +1,6 @@
 //! The container runtime as the kubelet sees it: CRI's messages behind one trait, so that a fake can stand in.
 
+mod broken_starts;
 mod containerd;
 mod exits;
 #[cfg(test)]
@@ -52,7 +53,8 @@ pub(crate) enum RuntimeEvent {
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, RuntimeError>>;
 
-/// A container runtime with an image store. Every method may be cancelled by dropping its future.
+/// A container runtime with an image store. Every method may be cancelled by dropping its future;
+/// what a dropped start leaves is only fit to be removed.
 pub(crate) trait Runtime: Send + Sync + 'static {
     /// All sandboxes, or those of one pod.
     fn sandboxes<'a>(&'a self, pod_uid: Option<&'a str>) -> Answer<'a, Vec<v1::PodSandbox>>;

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::observed::{Container, Observed, State};
 use crate::plan::{Waiting, is_sidecar};
-use crate::resources;
+use crate::{archive, container, resources};
 
 /// What was known of a container before the runtime's present records.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -136,7 +136,8 @@ pub(crate) fn terminated(container: &Container) -> core::ContainerStateTerminate
         exit_code: container.exit_code,
         reason: Some(reason.to_owned()),
         message: (!container.message.is_empty()).then(|| container.message.clone()),
-        started_at: time(container.started_at),
+        // Kubernetes writes the epoch for what never started.
+        started_at: time(container.started_at).or(Some(Time(Timestamp::UNIX_EPOCH))),
         finished_at: time(container.finished_at),
         signal: None,
     }
@@ -190,8 +191,12 @@ fn container_status(facts: &Facts<'_>, spec: &core::Container, has_inits: bool) 
         }
         return status;
     };
-    status.container_id = Some(format!("containerd://{}", found.id));
-    if !found.image.is_empty() {
+    let id = format!("containerd://{}", found.id);
+    status.container_id = Some(id.clone());
+    if found.hash == container::hash(spec) {
+        // Made from the image that the pod names; the runtime may show another name of the same content.
+        status.image = archive::full_name(&status.image);
+    } else if !found.image.is_empty() {
         status.image.clone_from(&found.image);
     }
     status.image_id.clone_from(&found.image_id);
@@ -203,7 +208,12 @@ fn container_status(facts: &Facts<'_>, spec: &core::Container, has_inits: bool) 
         .find(|earlier| earlier.state == State::Exited);
     status.last_state = earlier
         .map(terminated)
-        .or_else(|| history.and_then(|history| history.last.clone()))
+        .or_else(|| {
+            // What is known of the present instance is no earlier one.
+            history
+                .and_then(|history| history.last.clone())
+                .filter(|last| last.container_id.as_ref() != Some(&id))
+        })
         .map(last_of);
     match found.state {
         State::Running => {

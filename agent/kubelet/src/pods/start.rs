@@ -75,14 +75,19 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) sandbox_attempt: u32,
 }
 
-/// Has the image, makes the container and starts it; `Err` says why it waits.
+/// Has the image, makes the container and starts it; `Err` says why it waits, `None` that `given_up` came first.
+///
+/// A pull may take long and is dropped when the pod is to go. The start itself is not: containerd 1.6 leaves a task that
+/// it can neither stop nor remove when the caller of a start hangs up.
 pub(crate) async fn container(
     context: &Arc<Context>,
     around: &Surroundings<'_>,
     wanted: &Container,
     attempt: u32,
     pulls: &mut Pulls,
-) -> Result<(), Waiting> {
+    given_up: impl Future<Output = ()>,
+) -> Option<Result<(), Waiting>> {
+    let mut given_up = std::pin::pin!(given_up);
     let identity = PodIdentity::of(around.pod);
     let empty = PodSpec::default();
     let spec = around.pod.spec.as_ref().unwrap_or(&empty);
@@ -91,17 +96,21 @@ pub(crate) async fn container(
         |severity, reason, message: String| context.recorder.container(&identity, &field, severity, reason, message);
     let fail = |reason: &str, message: String, event: String| {
         say(Severity::Warning, "Failed", event);
-        Err(Waiting {
+        Some(Err(Waiting {
             reason: reason.into(),
             message,
-        })
+        }))
     };
 
-    let image = match image::ensure(context, &identity, &field, wanted, pulls).await {
+    let ensured = tokio::select! {
+        ensured = image::ensure(context, &identity, &field, wanted, pulls) => ensured,
+        () = &mut given_up => return None,
+    };
+    let image = match ensured {
         Ok(image) => image,
         Err(waiting) => {
             say(Severity::Warning, "Failed", format!("Error: {}", waiting.reason));
-            return Err(waiting);
+            return Some(Err(waiting));
         }
     };
     let prepared = {
@@ -160,7 +169,10 @@ pub(crate) async fn container(
         around.sandbox_attempt,
         "",
     );
-    let _permit = context.starts.acquire().await;
+    let _permit = tokio::select! {
+        permit = context.starts.acquire() => permit,
+        () = &mut given_up => return None,
+    };
     let created = context
         .runtime
         .create_container(around.sandbox.to_owned(), config, sandbox_config)
@@ -184,7 +196,7 @@ pub(crate) async fn container(
         );
     }
     say(Severity::Normal, "Started", "Container started".into());
-    Ok(())
+    Some(Ok(()))
 }
 
 struct Prepared {

@@ -139,6 +139,25 @@ async fn deleted_pod_does_not_wait_for_its_pull() {
 }
 
 #[tokio::test]
+async fn deleted_pod_lets_a_start_under_way_end() {
+    let rig = Rig::new();
+    rig.runtime.slow_starts();
+    let web = pod("web", "u1", "web:1");
+    rig.want(std::slice::from_ref(&web));
+    let starting = async {
+        while !rig.runtime.is_starting() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), starting)
+        .await
+        .expect("the container starts");
+    rig.want(&[deleted(web)]);
+    rig.removed("web").await;
+    assert!(rig.runtime.sandboxes(None).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn pod_of_the_same_name_starts_beside_the_one_that_goes() {
     let rig = Rig::new();
     rig.want(&[pod("web", "u1", "web:1")]);

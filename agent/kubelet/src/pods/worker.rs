@@ -526,11 +526,12 @@ impl Worker {
         let context = self.context.clone();
         let (mut pulls, mut wishes) = (std::mem::take(&mut self.pulls), self.input.clone());
         let version = input.version;
-        let outcome = tokio::select! {
-            outcome = start::container(&context, &around, container, attempt, &mut pulls) => Some(outcome),
-            // A pull may take long; a pod that is to go does not wait for it.
-            _ = wishes.wait_for(|wish| wish.version != version && wish.intent != Intent::Run) => None,
+        let given_up = async {
+            let _ = wishes
+                .wait_for(|wish| wish.version != version && wish.intent != Intent::Run)
+                .await;
         };
+        let outcome = start::container(&context, &around, container, attempt, &mut pulls, given_up).await;
         self.pulls = pulls;
         let Some(outcome) = outcome else { return };
         let now = Instant::now();

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
-use super::{Answer, Runtime, RuntimeError, RuntimeEvent, Trouble, exits, label};
+use super::{Answer, Runtime, RuntimeError, RuntimeEvent, Trouble, broken_starts, exits, label};
 
 /// How long one ordinary call may take, as with Kubernetes' kubelet.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
@@ -89,6 +89,13 @@ fn gone_is_fine(result: Result<(), Status>) -> Result<(), RuntimeError> {
         Err(status) if status.code() == Code::NotFound => Ok(()),
         other => other.map_err(RuntimeError::from),
     }
+}
+
+/// A removal that containerd refuses because it holds a task to be running; see [`broken_starts`].
+fn is_refused<T>(result: &Result<T, Status>) -> bool {
+    result
+        .as_ref()
+        .is_err_and(|status| status.code() == Code::FailedPrecondition)
 }
 
 fn of_pod(pod_uid: Option<&str>) -> HashMap<String, String> {
@@ -198,7 +205,22 @@ impl Runtime for Containerd {
             let message = v1::RemovePodSandboxRequest {
                 pod_sandbox_id: id.to_owned(),
             };
-            gone_is_fine(self.runtime().remove_pod_sandbox(call(message)).await.map(drop))
+            let mut result = self.runtime().remove_pod_sandbox(call(message.clone())).await;
+            if is_refused(&result) {
+                let filter = v1::ContainerFilter {
+                    pod_sandbox_id: id.to_owned(),
+                    ..Default::default()
+                };
+                let inside = self
+                    .runtime()
+                    .list_containers(call(v1::ListContainersRequest { filter: Some(filter) }))
+                    .await?;
+                for container in inside.into_inner().containers {
+                    broken_starts::end_task(&self.channel, &container.id).await;
+                }
+                result = self.runtime().remove_pod_sandbox(call(message)).await;
+            }
+            gone_is_fine(result.map(drop))
         }
         .boxed()
     }
@@ -253,7 +275,12 @@ impl Runtime for Containerd {
             let message = v1::RemoveContainerRequest {
                 container_id: id.to_owned(),
             };
-            gone_is_fine(self.runtime().remove_container(call(message)).await.map(drop))
+            let mut result = self.runtime().remove_container(call(message.clone())).await;
+            if is_refused(&result) {
+                broken_starts::end_task(&self.channel, id).await;
+                result = self.runtime().remove_container(call(message)).await;
+            }
+            gone_is_fine(result.map(drop))
         }
         .boxed()
     }

@@ -20,6 +20,9 @@ struct State {
     images: BTreeSet<String>,
     slow_sandboxes: BTreeSet<String>,
     slow_pulls: bool,
+    slow_starts: bool,
+    /// Containers whose start is under way or was broken off.
+    starting: BTreeSet<String>,
 }
 
 /// The runtime.
@@ -67,6 +70,16 @@ impl FakeRuntime {
     /// No pull ever ends.
     pub(crate) fn hold_pulls(&self) {
         self.state().slow_pulls = true;
+    }
+
+    /// A start takes a moment, and one whose caller hangs up leaves what cannot be removed, as in containerd 1.6.
+    pub(crate) fn slow_starts(&self) {
+        self.state().slow_starts = true;
+    }
+
+    /// Whether a start is under way or was broken off.
+    pub(crate) fn is_starting(&self) -> bool {
+        !self.state().starting.is_empty()
     }
 
     fn say(&self, event: RuntimeEvent) {
@@ -191,6 +204,12 @@ impl Runtime for FakeRuntime {
         async move {
             let inside = self.in_sandbox(id);
             let mut state = self.state();
+            if inside.iter().any(|container| state.starting.contains(container)) {
+                return Err(RuntimeError {
+                    kind: Trouble::Other,
+                    message: "cannot delete running task: failed precondition".into(),
+                });
+            }
             state.containers.retain(|container, _| !inside.contains(container));
             state.sandboxes.remove(id);
             Ok(())
@@ -238,6 +257,11 @@ impl Runtime for FakeRuntime {
 
     fn start_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()> {
         async move {
+            if self.state().slow_starts {
+                self.state().starting.insert(id.to_owned());
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                self.state().starting.remove(id);
+            }
             let args = {
                 let mut state = self.state();
                 let (listed, status, args) = state.containers.get_mut(id).ok_or_else(|| missing("container"))?;

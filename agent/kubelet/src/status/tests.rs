@@ -212,6 +212,51 @@ fn init_containers_hold_the_pod_in_pending() {
 }
 
 #[test]
+fn ended_init_container_that_never_restarted_has_no_last_state() {
+    let pod = pod(json!({"initContainers": [{"name": "a"}], "containers": [{"name": "web"}]}));
+    let ended = instance("a", 0, State::Exited, 0);
+    let history = History {
+        last: Some(terminated(&ended)),
+        ..History::default()
+    };
+    let status = status(&Facts {
+        pod: &pod,
+        observed: &Observed::new(Vec::new(), vec![ended]),
+        waiting: &BTreeMap::new(),
+        history: &BTreeMap::from([("a".to_owned(), history)]),
+        previous: &core::PodStatus::default(),
+        host_ips: &[],
+        over: false,
+        now: Timestamp::UNIX_EPOCH,
+    });
+    let init = &status.init_container_statuses.as_ref().unwrap()[0];
+    assert!(init.state.as_ref().unwrap().terminated.is_some());
+    assert_eq!(init.last_state, None);
+}
+
+#[test]
+fn image_is_shown_by_the_name_in_the_pod_while_it_is_the_one_that_runs() {
+    let pod = simple("Always");
+    let mut running = instance("web", 0, State::Running, 0);
+    running.image = "docker.io/library/same-content:2".into();
+    let shown = |running: Container| {
+        let status = made(&pod, vec![running], &[], false);
+        status.container_statuses.unwrap()[0].image.clone()
+    };
+    assert_eq!(shown(running.clone()), "docker.io/library/same-content:2");
+    running.hash = container::hash(&pod.spec.as_ref().unwrap().containers[0]);
+    assert_eq!(shown(running), "docker.io/library/i:1");
+}
+
+#[test]
+fn container_that_could_not_start_started_at_the_epoch() {
+    let mut failed = instance("web", 0, State::Exited, 128);
+    failed.started_at = 0;
+    let started = terminated(&failed).started_at.unwrap();
+    assert_eq!(started.0.to_string(), "1970-01-01T00:00:00Z");
+}
+
+#[test]
 fn condition_keeps_its_time_until_it_turns() {
     let first = made(
         &simple("Always"),
