@@ -2,7 +2,7 @@
 //!
 //! Kubernetes promises that a field does what it says. Where we do not keep that promise yet we say so, twice: in a
 //! `Warning` header when the object is written and in a Warning event when the pod is started. The table is in
-//! [`table`]; whoever teaches the kubelet or the scheduler a field changes its line there.
+//! `table.rs`; whoever teaches the kubelet or the scheduler a field changes its line there.
 
 use serde_json::{Map, Value};
 
