@@ -1,30 +1,40 @@
-//! Whether this machine's own network cable is plugged in. A control plane that hears nobody because its own cable is out
-//! must not take the others for dead.
+//! Whether this machine can be heard at all: its network cable is plugged in, and its addresses are not just new. A control plane that hears
+//! nobody for a reason of its own must not take the others for dead.
 
 use std::{path::Path, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::addresses::is_inner;
+use crate::addresses::{is_inner, own};
 
 /// How often the kernel is asked; well below the silence after which a node is judged.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long nodes may take to find a control plane that has new addresses: they notice its silence (3 s), try the old address in vain (4 s)
+/// and look around again (5 s at most).
+const MOVING: Duration = Duration::from_secs(20);
 const INTERFACES: &str = "/sys/class/net";
 
-/// Says `true` as long as no interface that leads outside has a carrier, until `shutdown`.
+/// Says `true` as long as no interface that leads outside has a carrier, and for [`MOVING`] after the own addresses changed, until `shutdown`.
 pub(crate) async fn watch(cut_off: watch::Sender<bool>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut timer = tokio::time::interval(LOOK);
+    let mut addresses = own();
+    let mut settled = Instant::now();
     loop {
         tokio::select! {
             _ = timer.tick() => {}
             () = shutdown.cancelled() => return Ok(()),
         }
-        let now = is_cut_off(Path::new(INTERFACES));
+        let present = own();
+        if present != addresses {
+            addresses = present;
+            settled = Instant::now() + MOVING;
+        }
+        let now = is_cut_off(Path::new(INTERFACES)) || Instant::now() < settled;
         cut_off.send_if_modified(|present| {
             let news = *present != now;
             if news {
-                tracing::warn!(cut_off = now, "the network cable of the control plane");
+                tracing::warn!(cut_off = now, "the network cable or the addresses of the control plane");
                 *present = now;
             }
             news

@@ -1,4 +1,4 @@
-//! What can be typed. Parsing only: what a command does is in `commands/`, `server.rs` and `node.rs`.
+//! What can be typed. Parsing only: what a command does is in `commands/`, `control_plane.rs` and `node.rs`.
 
 use std::{net::SocketAddr, path::PathBuf};
 

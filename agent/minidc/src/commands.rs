@@ -7,6 +7,23 @@ pub(crate) mod rack;
 pub(crate) mod status;
 pub(crate) mod token;
 
+/// Exit code of a program that SIGPIPE ended, as shells count it.
+const BROKEN_PIPE: i32 = 141;
+
+/// Makes `minidc node list | head -1` end as other programs do, when nobody reads on: `println!` panics then.
+pub(crate) fn end_quietly_on_a_broken_pipe() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic
+            .payload_as_str()
+            .is_some_and(|text| text.starts_with("failed printing to stdout"))
+        {
+            std::process::exit(BROKEN_PIPE);
+        }
+        usual(panic);
+    }));
+}
+
 /// Prints rows as kubectl does: columns as wide as their widest cell, three spaces between them.
 pub(crate) fn print_table(header: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {

@@ -71,8 +71,6 @@ pub(crate) struct Server {
     pub(crate) node: bool,
     /// Range that each node's /24 of pod addresses is cut from.
     pub(crate) pod_range: String,
-    /// Range of service addresses.
-    pub(crate) service_range: String,
     /// Further names and addresses that the serving certificate is to be valid for.
     pub(crate) names: Vec<String>,
     /// Seconds that pods stay bound to a node that went away, unless they tolerate it for another time.
@@ -87,7 +85,6 @@ impl Default for Server {
             listen: SocketAddr::from(([0, 0, 0, 0], 6443)),
             node: true,
             pod_range: "100.64.0.0/16".into(),
-            service_range: "100.65.0.0/16".into(),
             names: Vec::new(),
             toleration_seconds: 3,
             node_silence_ms: 3500,
@@ -150,7 +147,7 @@ pub(crate) enum LedDriver {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The file is not readable.
-    #[error("read configuration {}: {source}", path.display())]
+    #[error("read configuration {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,

@@ -13,6 +13,8 @@ const LONGEST_ANSWER: usize = 8 << 20;
 
 /// Merge patch, RFC 7386.
 pub(crate) const MERGE_PATCH: &str = "application/merge-patch+json";
+/// Kubernetes' own kind of patch, which merges lists by key.
+pub(crate) const STRATEGIC_MERGE_PATCH: &str = "application/strategic-merge-patch+json";
 /// Plain JSON.
 pub(crate) const JSON: &str = "application/json";
 

@@ -100,8 +100,12 @@ fn run(command: Command, mut config: Config) -> anyhow::Result<ExitCode> {
 fn start_log(filter: &str) -> anyhow::Result<()> {
     let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned());
     // `Targets` and not `EnvFilter`: the latter brings a regular-expression engine, a megabyte of memory on every Pi
-    let targets: Targets = filter.parse().map_err(|error| anyhow::anyhow!("log filter {filter:?}: {error}"))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let targets: Targets = filter
+        .parse()
+        .map_err(|error| anyhow::anyhow!("log filter {filter:?}: {error}"))?;
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
     tracing_subscriber::registry().with(lines).with(targets).init();
     Ok(())
 }

@@ -10,7 +10,8 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-const STRATEGIC_MERGE_PATCH: &str = "application/strategic-merge-patch+json";
+use crate::local::STRATEGIC_MERGE_PATCH;
+
 /// Between attempts while the Node object is not there yet, or refuses.
 const RETRY: Duration = Duration::from_secs(2);
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     addresses,
-    commands::status::{FILE, Status},
+    commands::status::{FILE, SERVER_ONLY, Status},
     config::{Config, LedDriver},
     control_plane::{make_private, supervise},
     desired::{Item, Translator},
@@ -164,7 +164,7 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
 /// Keeps `minidc status` informed where there is no node.
 pub(crate) async fn report_without_node(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.run).with_context(|| format!("make {}", config.run.display()))?;
-    let mut file = StatusFile::new(&config, &name(&config)?, "server");
+    let mut file = StatusFile::new(&config, &name(&config)?, SERVER_ONLY);
     file.write("none: this is the control plane", "-", 0);
     shutdown.cancelled().await;
     file.remove();
@@ -535,10 +535,8 @@ fn describe(link: &LinkState) -> String {
         LinkState::Searching { note } => format!("searching: {note}"),
         LinkState::Joining => "joining".into(),
         LinkState::Connected { server } => format!("connected to {server}"),
-        LinkState::Away { since, reason } => format!(
-            "the control plane is away for {} s: {reason}",
-            since.elapsed().as_secs()
-        ),
+        // without the time: this is written down when it changes, not each second
+        LinkState::Away { reason, .. } => format!("the control plane is away: {reason}"),
         LinkState::Refused { code, reason } => format!("refused ({code}): {reason}"),
         LinkState::ForeignStore { server, .. } => {
             format!(

@@ -1,7 +1,7 @@
 //! The control plane's end of the link: what `minidc_link` asks for, answered by the API server.
 //!
-//! The only writer of a node's Lease, of its `minidc.dev` annotations, its role label and its metrics (from heartbeats), and of
-//! `jointokens` and `nodeidentities` (as the link decides).
+//! The only writer of a node's Lease, of its `minidc.dev` annotations, its role label, its condition `ForeignStore` and its metrics
+//! (from heartbeats), and of `jointokens` and `nodeidentities` (as the link decides).
 
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ use minidc_link::{
 };
 use serde_json::{Value, json};
 
-use crate::local::{JSON, Local, MERGE_PATCH};
+use crate::local::{JSON, Local, MERGE_PATCH, STRATEGIC_MERGE_PATCH};
 
 const TOKENS: &str = "/apis/minidc.dev/v1/jointokens";
 const IDENTITIES: &str = "/apis/minidc.dev/v1/nodeidentities";
@@ -31,6 +31,8 @@ const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/le
 pub(crate) const LED_ANNOTATION: &str = "minidc.dev/led";
 /// Seconds that a Lease says it is good for; who judges nodes looks at renewals, not at this.
 const LEASE_SECONDS: u32 = 5;
+/// Condition of a node that waits for `minidc node adopt`.
+const FOREIGN_STORE: &str = "ForeignStore";
 /// Label that makes `kubectl get nodes` show the role.
 const CONTROL_PLANE_ROLE: &str = "node-role.kubernetes.io/control-plane";
 /// Annotation with the range that all nodes' pod ranges are cut from; each node reads it from its own object.
@@ -46,6 +48,8 @@ pub(crate) struct Sessions {
     local_node: Option<String>,
     /// Last LED state written per node, so that only changes become writes.
     leds: Mutex<HashMap<String, String>>,
+    /// Whether each node's condition `ForeignStore` is known to be true, so that only changes become writes.
+    foreign: Mutex<HashMap<String, bool>>,
 }
 
 impl Sessions {
@@ -59,6 +63,7 @@ impl Sessions {
             pod_range,
             local_node,
             leds: Mutex::default(),
+            foreign: Mutex::default(),
         }
     }
 
@@ -158,6 +163,75 @@ impl Sessions {
     }
 }
 
+impl Sessions {
+    /// Writes the condition `ForeignStore` of a node that met another or older store, and takes it back. The node itself cannot: it asks
+    /// nothing of a store that is not its own. A node that never was in this state has no such condition.
+    async fn note_store(&self, node: &str, foreign: bool) {
+        let known = self
+            .foreign
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(node)
+            .copied();
+        if known == Some(foreign) {
+            return;
+        }
+        let path = format!("/api/v1/nodes/{node}");
+        let (status, body) = self.own.call(Method::GET, &path, JSON, Vec::new()).await;
+        if !status.is_success() {
+            // not made yet: the next heartbeat tries again
+            return;
+        }
+        let object: Value = serde_json::from_slice(&body).unwrap_or_default();
+        if written_as_foreign(&object) != foreign {
+            let patch = foreign_store_condition(foreign, Timestamp::now());
+            let (status, body) = self
+                .own
+                .call(
+                    Method::PATCH,
+                    &format!("{path}/status"),
+                    STRATEGIC_MERGE_PATCH,
+                    patch.to_string().into(),
+                )
+                .await;
+            if !status.is_success() {
+                tracing::debug!(node, %status, body = %String::from_utf8_lossy(&body), "write the condition ForeignStore");
+                return;
+            }
+        }
+        self.foreign
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(node.to_owned(), foreign);
+    }
+}
+
+/// Whether a Node object says that its node met a foreign store.
+fn written_as_foreign(node: &Value) -> bool {
+    let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == FOREIGN_STORE && condition["status"] == "True")
+}
+
+fn foreign_store_condition(foreign: bool, now: Timestamp) -> Value {
+    let (status, reason, message) = if foreign {
+        (
+            "True",
+            "NotAdopted",
+            "the node knows another or newer store than the control plane has; it keeps what runs and starts nothing new until `minidc node adopt` is run on it",
+        )
+    } else {
+        ("False", "Adopted", "the node follows the control plane's store")
+    };
+    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json!({"status": {"conditions": [{
+        "type": FOREIGN_STORE, "status": status, "reason": reason, "message": message,
+        "lastTransitionTime": now, "lastHeartbeatTime": now,
+    }]}})
+}
+
 impl ControlPlane for Sessions {
     fn token<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Versioned<TokenRecord>>, Unavailable>> {
         Box::pin(async move {
@@ -254,6 +328,10 @@ impl ControlPlane for Sessions {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&hello.node);
+            self.foreign
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&hello.node);
             Ok(())
         })
     }
@@ -274,6 +352,7 @@ impl ControlPlane for Sessions {
             self.api.metrics().record(node, heartbeat.sample);
             self.renew_lease(node).await;
             self.note_led(node, heartbeat.led).await;
+            self.note_store(node, heartbeat.foreign_store).await;
         })
     }
 

@@ -13,6 +13,9 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{cli::KubeconfigArgs, client, config::Config};
 
+/// How often `--watch` asks whether the address still answers.
+const CHECK: Duration = Duration::from_secs(5);
+
 /// What goes into a kubeconfig.
 pub(crate) struct Contents<'a> {
     /// Name of the cluster, also of the context.
@@ -117,19 +120,32 @@ async fn watch(output: &Path, text: &str) -> anyhow::Result<()> {
     let mut candidates = mdns.candidates();
     let mut current = String::new();
     loop {
-        let found = candidates.borrow_and_update().clone();
-        for candidate in found.iter().filter(|candidate| candidate.pin == pin) {
-            for address in candidate.sockets() {
-                let address = address.to_string();
-                if address != current && answers(&address).await {
+        if current.is_empty() || !answers(&current).await {
+            let found = candidates.borrow_and_update().clone();
+            let sockets = found
+                .iter()
+                .filter(|candidate| candidate.pin == pin)
+                .flat_map(minidc_link::discovery::Candidate::sockets);
+            let mut answering = None;
+            for address in sockets.map(|socket| socket.to_string()) {
+                if answers(&address).await {
+                    answering = Some(address);
+                    break;
+                }
+            }
+            match answering {
+                Some(address) if address != current => {
                     write_private(output, &with_address(text, &address))?;
                     println!("{cluster} is at {address}");
                     current = address;
                 }
+                Some(_) => {}
+                None => mdns.look_again(),
             }
         }
         tokio::select! {
             changed = candidates.changed() => if changed.is_err() { bail!("mDNS discovery ended") },
+            () = tokio::time::sleep(CHECK) => {}
             _ = tokio::signal::ctrl_c() => return Ok(()),
         }
     }

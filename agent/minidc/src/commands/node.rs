@@ -33,6 +33,19 @@ fn adopt(config: &Config) -> anyhow::Result<()> {
     let text = std::fs::read(&path).with_context(|| format!("no node runs here: read {}", path.display()))?;
     let status: super::status::Status =
         serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))?;
+    // a process that was killed leaves its file, and another may have its number; a control plane alone knows no such signal
+    if !status.has_node() || !status.is_alive() {
+        bail!(
+            "no node runs here: {} (process {}) is {}",
+            status.node,
+            status.pid,
+            if status.is_alive() {
+                "a control plane only"
+            } else {
+                "gone"
+            }
+        );
+    }
     let process = nix::unistd::Pid::from_raw(i32::try_from(status.pid)?);
     nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGUSR1)
         .with_context(|| format!("signal process {process}"))?;

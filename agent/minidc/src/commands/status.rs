@@ -13,6 +13,9 @@ use crate::{
 /// Name of the file in the run directory.
 pub(crate) const FILE: &str = "status.json";
 
+/// Role of a control plane without node.
+pub(crate) const SERVER_ONLY: &str = "server";
+
 /// What a running process says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -32,13 +35,24 @@ pub(crate) struct Status {
     pub(crate) version: String,
 }
 
+impl Status {
+    /// Whether the process that wrote this still runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        std::fs::read_to_string(format!("/proc/{}/comm", self.pid)).is_ok_and(|name| name.contains("minidc"))
+    }
+
+    /// Whether it is a node, and not a control plane only.
+    pub(crate) fn has_node(&self) -> bool {
+        self.role != SERVER_ONLY
+    }
+}
+
 /// Runs `minidc status`.
 pub(crate) async fn run(arguments: ClientArgs, config: &Config) -> anyhow::Result<()> {
     let path = config.run.join(FILE);
     match tokio::fs::read(&path).await {
         Ok(bytes) => {
             let status: Status = serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))?;
-            let alive = std::path::Path::new(&format!("/proc/{}", status.pid)).exists();
             println!(
                 "this machine: {} ({}), version {}",
                 status.node, status.role, status.version
@@ -46,7 +60,7 @@ pub(crate) async fn run(arguments: ClientArgs, config: &Config) -> anyhow::Resul
             println!(
                 "process:      {}{}",
                 status.pid,
-                if alive { "" } else { " (gone: see its log)" }
+                if status.is_alive() { "" } else { " (gone: see its log)" }
             );
             println!("link:         {}", status.link);
             println!("LEDs:         {}", status.led);
