@@ -255,6 +255,14 @@ fn hex(hash: &[u8]) -> String {
     })
 }
 
+/// The system's own errors carry its number, the tar parser's do not.
+fn unreadable(error: io::Error) -> ArchiveError {
+    match error.raw_os_error() {
+        Some(_) => ArchiveError::Unreadable(error),
+        None => ArchiveError::NotTar,
+    }
+}
+
 fn blob_path(digest: &str) -> String {
     format!("blobs/{}", digest.replacen(':', "/", 1))
 }
@@ -287,9 +295,12 @@ impl Write for Measure {
 /// Why a file is not an image archive.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The file cannot be read, or is not a tar.
-    #[error("read the archive: it is not a tar file, or it is damaged")]
-    NotTar(#[source] io::Error),
+    /// The file cannot be read.
+    #[error("read the archive")]
+    Unreadable(#[source] io::Error),
+    /// The file is not a tar. What the parser says of it is not passed on: it quotes the file, which may be anything.
+    #[error("read the archive: it is not a tar file, or it is damaged or cut short")]
+    NotTar,
     /// gzip, zstd and the like; containerd reads plain tars.
     #[error("read the archive: it is compressed with {0}; unpack it first")]
     Compressed(&'static str),
@@ -319,7 +330,7 @@ pub fn references(mut reader: impl Read) -> Result<Vec<String>, ArchiveError> {
     let mut start = [0; 6];
     let mut filled = 0;
     while filled < start.len() {
-        match reader.read(&mut start[filled..]).map_err(ArchiveError::NotTar)? {
+        match reader.read(&mut start[filled..]).map_err(unreadable)? {
             0 => break,
             count => filled += count,
         }
@@ -333,8 +344,8 @@ pub fn references(mut reader: impl Read) -> Result<Vec<String>, ArchiveError> {
     }
     let (mut index, mut manifest) = (None, None);
     let mut archive = tar::Archive::new((&start[..filled]).chain(reader));
-    for entry in archive.entries().map_err(ArchiveError::NotTar)? {
-        let entry = entry.map_err(ArchiveError::NotTar)?;
+    for entry in archive.entries().map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
         let path = entry.path_bytes().into_owned();
         let wanted = match path.strip_prefix(b"./").unwrap_or(&path) {
             b"index.json" => &mut index,
@@ -342,10 +353,7 @@ pub fn references(mut reader: impl Read) -> Result<Vec<String>, ArchiveError> {
             _ => continue,
         };
         let mut text = Vec::new();
-        entry
-            .take(LONGEST_INDEX)
-            .read_to_end(&mut text)
-            .map_err(ArchiveError::NotTar)?;
+        entry.take(LONGEST_INDEX).read_to_end(&mut text).map_err(unreadable)?;
         *wanted = Some(text);
     }
     let parse = |file, text: &[u8]| -> Result<Value, ArchiveError> {

@@ -250,7 +250,7 @@ impl Link {
         let Some(token) = token else {
             return Ok(Plan::Cannot(
                 RefusalCode::Token,
-                "this node has neither an identity nor a join token".into(),
+                "this node has neither an identity nor a join token: get one with minidc token create on the control plane".into(),
             ));
         };
         // The key is on disk before anything leaves the board: after a power cut the same key tries again.
