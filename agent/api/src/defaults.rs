@@ -54,6 +54,10 @@ fn computed(object: &Type, fields: &mut Map<String, Value>) {
         ("io.k8s.api.core.v1", "Container" | "EphemeralContainer") => pull_policy(fields, "image", "imagePullPolicy"),
         ("io.k8s.api.core.v1", "ImageVolumeSource") => pull_policy(fields, "reference", "pullPolicy"),
         ("io.k8s.api.core.v1", "PodSpec") => host_ports(fields),
+        // A volume with a name alone is an empty directory.
+        ("io.k8s.api.core.v1", "Volume") if fields.iter().all(|(name, value)| name == "name" || value.is_null()) => {
+            fields.insert("emptyDir".to_owned(), json!({}));
+        }
         ("io.k8s.api.core.v1", "ServiceSpec") => service(fields),
         ("io.k8s.api.core.v1", "ServicePort") => {
             let unset = fields

@@ -2,8 +2,8 @@
 //! hash per group and version.
 //!
 //! kubectl reads version 3 (`explain`, `apply`'s patches, whether `fieldValidation` is known) as JSON. Version 2 is here
-//! as JSON for other clients; kubectl asks for it only as protobuf, and only where version 3 failed it: such a request is
-//! to be answered with 406.
+//! as JSON for other clients, and as protobuf for kubectl, which asks for it where version 3 has no answer: for a `List`,
+//! and for kinds that are not served.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -16,6 +16,7 @@ use crate::schema::{self, Shape, Type};
 
 mod definitions;
 mod paths;
+mod protobuf;
 
 /// Which version of OpenAPI is being written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,12 @@ pub fn v2() -> Vec<u8> {
     definitions::write(&kinds::all().iter().collect::<Vec<_>>(), Dialect::V2, &mut writer);
     writer.close();
     writer.bytes
+}
+
+/// `GET /openapi/v2` as protobuf, in the form of `openapi.v2.Document` of google/gnostic. Of the paths only the patches
+/// are in it, which is what clients look up there.
+pub fn v2_protobuf() -> Vec<u8> {
+    protobuf::document()
 }
 
 /// `GET /openapi/v3`: where the documents are; the hash in an address changes with the document.

@@ -18,7 +18,12 @@ pub(crate) fn get(server: &Inner, path: &str, headers: &HeaderMap) -> Result<Res
         ["version"] => Some(discovery::version()),
         ["metrics"] => return Ok(figures(server)),
         ["openapi", "v2"] => {
-            // Old clients ask for protobuf only; they fall back by themselves when it is not to be had.
+            if negotiate::accepts_openapi_protobuf(headers) {
+                let mut response = respond::json(StatusCode::OK, openapi::v2_protobuf());
+                let media = HeaderValue::from_static(negotiate::OPENAPI_PROTOBUF);
+                response.headers_mut().insert(header::CONTENT_TYPE, media);
+                return Ok(response);
+            }
             negotiate::accept(headers)?;
             return Ok(respond::json(StatusCode::OK, openapi::v2()));
         }

@@ -80,7 +80,7 @@ async fn answer(server: Arc<Inner>, mut parts: request::Parts, body: Body) -> Re
     authorization::resource(&server.store, &identity, &attributes)?;
     let kind = kind(&resource)?;
     if many {
-        selection.check(kind, &query)?;
+        selection.check(kind)?;
     }
     let stream = verb == "watch" || matches!(subresource.as_str(), "exec" | "log");
     let place = server.limits.enter(&identity.user, stream)?;

@@ -4,7 +4,6 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use minidc_api::kinds::Kind;
 use minidc_api::status::Status;
 
 /// What callers of this crate have to deal with.
@@ -100,14 +99,9 @@ pub(crate) fn status_response(status: &Status) -> Response {
     response
 }
 
-/// 400 for a field selector on a field that is not indexed for the kind, in Kubernetes' words.
-pub(crate) fn field_not_supported(kind: &Kind, labels: &str, fields: &str, field: &str) -> Failure {
-    Status::bad_request(format!(
-        "Unable to find {:?} that match label selector {labels:?}, field selector {fields:?}: field label not \
-         supported: {field}",
-        format!("{}, Resource={}", kind.api_version(), kind.plural)
-    ))
-    .into()
+/// 400 for a field selector on a field that is not indexed for the kind, in Kubernetes' words; kubectl adds the rest.
+pub(crate) fn field_not_supported(field: &str) -> Failure {
+    Status::bad_request(format!("field label not supported: {field}")).into()
 }
 
 /// 415 for server-side apply, which is still to come.

@@ -79,6 +79,20 @@ pub(crate) fn accepts_discovery(headers: &HeaderMap, kind: &str, version: &str) 
         })
 }
 
+/// How Kubernetes names its answer of OpenAPI v2 as protobuf.
+pub(crate) const OPENAPI_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1+protobuf";
+
+/// True when OpenAPI v2 is asked for as protobuf, by its present name or the older one with an `@`.
+pub(crate) fn accepts_openapi_protobuf(headers: &HeaderMap) -> bool {
+    const WITH_AT: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|clause| [OPENAPI_PROTOBUF, WITH_AT].contains(&clause.trim()))
+}
+
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// Form of a request body.

@@ -33,17 +33,12 @@ impl Selection {
     }
 
     /// Refuses fields that objects of the kind cannot be selected by.
-    pub(crate) fn check(&self, kind: &Kind, query: &Query) -> Result<(), Failure> {
+    pub(crate) fn check(&self, kind: &Kind) -> Result<(), Failure> {
         let known =
             |field: &str| matches!(field, "metadata.name" | "metadata.namespace") || kind.fields.contains(&field);
         match self.fields.terms().iter().find(|term| !known(&term.field)) {
             None => Ok(()),
-            Some(term) => Err(error::field_not_supported(
-                kind,
-                query.first("labelSelector").unwrap_or(""),
-                query.first("fieldSelector").unwrap_or(""),
-                &term.field,
-            )),
+            Some(term) => Err(error::field_not_supported(&term.field)),
         }
     }
 

@@ -64,6 +64,16 @@ fn deployment_gets_what_kubernetes_gives_it() {
 }
 
 #[test]
+fn volume_of_which_nothing_is_said_is_an_empty_directory() {
+    let volumes = json!({"spec": {"volumes": [{"name": "a"}, {"name": "b", "hostPath": {"path": "/x"}}]}});
+    let pod = defaulted("", "Pod", volumes);
+    assert_eq!(
+        pod["spec"]["volumes"],
+        json!([{"name": "a", "emptyDir": {}}, {"name": "b", "hostPath": {"path": "/x", "type": ""}}])
+    );
+}
+
+#[test]
 fn recreate_has_no_rolling_update() {
     let deployment = defaulted(
         "apps",

@@ -40,25 +40,30 @@ pub(super) fn list_name(kind: &Kind) -> String {
 
 /// The object of all definitions that these kinds need.
 pub(super) fn write(rows: &[&'static Kind], dialect: Dialect, writer: &mut Writer) {
-    let reached = Reached::of(rows);
     writer.open();
+    each(rows, dialect, |name, definition| writer.entry(name, definition));
+    writer.close();
+}
+
+/// Calls back with name and content of one definition after the other.
+pub(super) fn each(rows: &[&'static Kind], dialect: Dialect, mut take: impl FnMut(&str, &Value)) {
+    let reached = Reached::of(rows);
     for (package, name) in &reached.types {
         let full = format!("{package}.{name}");
         if let Some(object) = crate::schema::type_named(&full) {
-            writer.entry(&full, &definition(object, dialect));
+            take(&full, &definition(object, dialect));
         }
     }
     for kind in rows {
-        writer.entry(&list_name(kind), &list(kind, dialect));
+        take(&list_name(kind), &list(kind, dialect));
     }
     for name in &reached.plain {
-        writer.entry(name, &plain(name, dialect));
+        take(name, &plain(name, dialect));
     }
-    writer.entry(
+    take(
         PATCH,
         &json!({"description": "A patch, in one of the forms that its media type names.", "type": "object"}),
     );
-    writer.close();
 }
 
 /// Name of the definition of a patch.

@@ -62,7 +62,8 @@ const LIST: &[&str] = &[
     "timeoutSeconds",
     "watch",
 ];
-const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
+/// What a write takes beside its body.
+pub(super) const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
 const DELETE: &[&str] = &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"];
 const COLLECTION: &[&str] = &[
     "dryRun",
@@ -83,19 +84,28 @@ const LOG: &[&str] = &[
 ];
 const EXEC: &[&str] = &["command", "container", "stderr", "stdin", "stdout", "tty"];
 
-/// Writes all paths of a kind.
-pub(super) fn write(kind: &'static Kind, dialect: Dialect, writer: &mut Writer) {
-    let root = if kind.group.is_empty() {
+fn root(kind: &Kind) -> String {
+    if kind.group.is_empty() {
         format!("/api/{}", kind.version)
     } else {
         format!("/apis/{}/{}", kind.group, kind.version)
-    };
-    let namespaced = kind.is_namespaced();
-    let collection = if namespaced {
+    }
+}
+
+/// Path of the objects of a kind, in one namespace when it has any.
+pub(super) fn collection(kind: &Kind) -> String {
+    let root = root(kind);
+    if kind.is_namespaced() {
         format!("{root}/namespaces/{{namespace}}/{}", kind.plural)
     } else {
         format!("{root}/{}", kind.plural)
-    };
+    }
+}
+
+/// Writes all paths of a kind.
+pub(super) fn write(kind: &'static Kind, dialect: Dialect, writer: &mut Writer) {
+    let (root, collection) = (root(kind), collection(kind));
+    let namespaced = kind.is_namespaced();
     let in_path: &[&str] = if namespaced { &["namespace"] } else { &[] };
     let named: Vec<&str> = std::iter::once("name").chain(in_path.iter().copied()).collect();
 

@@ -130,3 +130,85 @@ fn unknown_documents_do_not_exist() {
     }
     assert_eq!(v3_hash("apis/apps/v1").map(|hash| hash.len()), Some(16));
 }
+
+/// The fields of a protobuf message: number, and the bytes of a text or message.
+fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
+    fn number(bytes: &mut &[u8]) -> u64 {
+        let mut number = 0;
+        for shift in (0..).step_by(7) {
+            let (first, rest) = bytes.split_first().unwrap();
+            *bytes = rest;
+            number |= u64::from(first & 0x7f) << shift;
+            if first & 0x80 == 0 {
+                break;
+            }
+        }
+        number
+    }
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let tag = number(&mut bytes);
+        let value = number(&mut bytes);
+        let mut content: &[u8] = &[];
+        if tag & 7 == 2 {
+            (content, bytes) = bytes.split_at(usize::try_from(value).unwrap());
+        }
+        found.push((tag >> 3, content));
+    }
+    found
+}
+
+fn one(bytes: &[u8], number: u64) -> &[u8] {
+    fields(bytes).into_iter().find(|(found, _)| *found == number).unwrap().1
+}
+
+#[test]
+fn protobuf_has_the_definitions_of_the_json() {
+    let document = v2_protobuf();
+    assert_eq!(one(&document, 1), b"2.0");
+    let definitions = fields(one(&document, 9));
+    let (_, json) = documents().swap_remove(0);
+    let names: BTreeSet<&[u8]> = definitions.iter().map(|(_, named)| one(named, 1)).collect();
+    let expected: BTreeSet<&[u8]> = json["definitions"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_bytes)
+        .collect();
+    assert_eq!(names, expected);
+    let (_, named) = definitions
+        .iter()
+        .find(|(_, named)| one(named, 1) == b"io.k8s.api.core.v1.PodSpec")
+        .unwrap();
+    let properties = fields(one(one(named, 2), 25));
+    let (_, containers) = properties
+        .iter()
+        .find(|(_, field)| one(field, 1) == b"containers")
+        .unwrap();
+    let containers = one(containers, 2);
+    assert_eq!(one(one(containers, 22), 1), b"array");
+    let item = one(one(containers, 23), 1);
+    assert_eq!(one(item, 1), b"#/definitions/io.k8s.api.core.v1.Container");
+    let merge_key = fields(containers)
+        .into_iter()
+        .find(|(number, extension)| *number == 31 && one(extension, 1) == b"x-kubernetes-patch-merge-key")
+        .unwrap();
+    assert_eq!(one(one(merge_key.1, 2), 2), br#""name""#);
+}
+
+#[test]
+fn protobuf_says_that_patches_take_field_validation() {
+    let document = v2_protobuf();
+    let paths = fields(one(&document, 8));
+    let (_, path) = paths
+        .iter()
+        .find(|(_, path)| one(path, 1) == b"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
+        .unwrap();
+    let patch = one(one(path, 2), 7);
+    let names: Vec<&[u8]> = fields(patch)
+        .into_iter()
+        .filter(|(number, _)| *number == 8)
+        .map(|(_, item)| one(one(one(one(item, 1), 2), 3), 4))
+        .collect();
+    assert!(names.contains(&b"fieldValidation".as_slice()));
+}

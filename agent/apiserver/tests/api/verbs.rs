@@ -556,6 +556,12 @@ async fn discovery_openapi_and_health_answer() {
     );
     assert_eq!(answer.expect(200)["kind"], "APIGroupDiscoveryList");
     assert_eq!(admin.get("/openapi/v2").await.expect(200)["swagger"], "2.0");
+    let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let answer = admin.get_as("/openapi/v2", protobuf).await;
+    assert_eq!(
+        answer.headers["content-type"],
+        "application/com.github.proto-openapi.spec.v2.v1+protobuf"
+    );
     let index = admin.get("/openapi/v3").await.expect(200);
     let document = index["paths"]["apis/apps/v1"]["serverRelativeURL"]
         .as_str()
