@@ -1,9 +1,12 @@
 //! Failures: cut power, killed processes, a control plane that is away.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
-use minidc_tests::{Rack, eventually};
+use minidc_tests::{Rack, condition, eventually, run};
 
 use crate::deployments::{apply_web, delete_web};
 
@@ -35,6 +38,14 @@ pub(crate) const ALL: &[crate::Promise] = &[
     (
         "a_power_cut_of_the_control_plane_loses_nothing",
         a_power_cut_of_the_control_plane_loses_nothing,
+    ),
+    (
+        "a_control_plane_at_a_new_address_is_found_and_nobody_is_evicted",
+        a_control_plane_at_a_new_address_is_found_and_nobody_is_evicted,
+    ),
+    (
+        "an_older_store_changes_nothing_until_it_is_adopted",
+        an_older_store_changes_nothing_until_it_is_adopted,
     ),
 ];
 
@@ -258,5 +269,112 @@ fn a_power_cut_of_the_control_plane_loses_nothing(rack: &Rack) -> Result<()> {
     eventually(Duration::from_secs(40), "three ready pods", || {
         Ok(rack.ready_pods("app=web")?.len() == 3)
     })?;
+    delete_web(rack)
+}
+
+/// Gives pi-1's cable another address of the same network.
+fn move_control_plane(rack: &Rack, boards: &minidc_rack::Rack, address: &str) -> Result<()> {
+    let gateway = boards.host_address();
+    let change = format!(
+        "ip addr flush dev eth0 scope global && ip addr add {address}/24 dev eth0 && ip route replace default via {gateway}"
+    );
+    rack.in_node("pi-1", &["sh", "-c", &change]).map(drop)
+}
+
+fn a_control_plane_at_a_new_address_is_found_and_nobody_is_evicted(rack: &Rack) -> Result<()> {
+    apply_web(rack)?;
+    let before = started(rack)?;
+    let boards = minidc_rack::Rack::open(&rack.name)?;
+    let old = boards.node_address(1).to_string();
+    let new = format!("10.77.{}.61", boards.subnet());
+    // Avahi forgets its announcements when it ends, and tells nobody who only announces
+    rack.in_node("pi-1", &["pkill", "-KILL", "-x", "avahi-daemon"])?;
+    let connected_to = |address: &str| {
+        eventually(
+            Duration::from_secs(30),
+            format!("the nodes are linked to {address}"),
+            || {
+                let mut all = true;
+                for node in ["pi-2", "pi-3"] {
+                    all &= rack
+                        .in_node(node, &["minidc", "status"])?
+                        .contains(&format!("connected to {address}:"));
+                }
+                Ok(all)
+            },
+        )
+    };
+    move_control_plane(rack, &boards, &new)?;
+    // the host's kubeconfig names the old address: what happens meanwhile is seen afterwards
+    let found = connected_to(&new);
+    move_control_plane(rack, &boards, &old)?;
+    println!("found at its new address after {:.1?}", found?);
+    connected_to(&old)?;
+    eventually(Duration::from_secs(20), "all nodes Ready", || {
+        Ok(rack
+            .kubectl(&["get", "nodes", "--no-headers"])?
+            .matches(" Ready ")
+            .count()
+            == 3)
+    })?;
+    ensure!(started(rack)? == before, "before:\n{before}after:\n{}", started(rack)?);
+    Ok(())
+}
+
+fn an_older_store_changes_nothing_until_it_is_adopted(rack: &Rack) -> Result<()> {
+    apply_web(rack)?;
+    let boards = minidc_rack::Rack::open(&rack.name)?;
+    let store = boards.node_path(1, "/var/lib/minidc/server/store");
+    let copy = store.with_file_name("store.copy");
+    let replace = |from: &std::path::Path, to: &std::path::Path| -> Result<()> {
+        boards.hold_service(1, "minidc")?;
+        run(Command::new("rm").arg("-rf").arg(to))?;
+        run(Command::new("cp").arg("-a").arg(from).arg(to))?;
+        boards.release_service(1, "minidc")?;
+        eventually(Duration::from_secs(20), "the API answers", || {
+            Ok(rack.kubectl(&["get", "--raw", "/readyz"]).is_ok())
+        })
+        .map(drop)
+    };
+    replace(&store, &copy)?;
+    rack.kubectl(&["scale", "deployment", "web", "--replicas=6"])?;
+    eventually(Duration::from_secs(30), "six ready pods", || {
+        Ok(rack.ready_pods("app=web")?.len() == 6)
+    })?;
+    let servers = || rack.in_node("pi-2", &["pgrep", "-f", "httpd -f"]);
+    let running = servers()?;
+
+    replace(&copy, &store)?;
+    let waits = |wanted: &str| {
+        eventually(Duration::from_secs(20), format!("ForeignStore={wanted}"), || {
+            let mut all = true;
+            for node in ["pi-1", "pi-2", "pi-3"] {
+                all &= condition(&rack.get(&["node", node])?, "ForeignStore") == wanted;
+            }
+            Ok(all)
+        })
+    };
+    waits("True")?;
+    ensure!(led(rack, "pi-2")?.contains("foreign-store"), "{}", led(rack, "pi-2")?);
+    ensure!(servers()? == running, "something was stopped or started");
+    for node in ["pi-1", "pi-2", "pi-3"] {
+        rack.in_node(node, &["minidc", "node", "adopt"])?;
+    }
+    waits("False")?;
+    eventually(
+        Duration::from_secs(40),
+        "what the older store knows, and no more",
+        || {
+            let mut count = 0;
+            for node in ["pi-1", "pi-2", "pi-3"] {
+                count += rack
+                    .in_node(node, &["sh", "-c", "pgrep -f '[h]ttpd -f' || true"])?
+                    .lines()
+                    .count();
+            }
+            Ok(rack.ready_pods("app=web")?.len() == 3 && count == 3)
+        },
+    )?;
+    std::fs::remove_dir_all(copy)?;
     delete_web(rack)
 }

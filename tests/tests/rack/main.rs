@@ -1,7 +1,8 @@
 //! The promises of minidc, each proven on a rack of three virtual Pis with real containerd, Avahi and kubectl.
 //!
 //! One rack serves all tests, in the order below: starting one costs more than most tests. Each test leaves the rack as
-//! it found it. `cargo test -p minidc-tests --test rack -- FILTER` runs some; `RACK_KEEP=1` leaves the rack running.
+//! it found it. `cargo test -p minidc-tests --test rack -- FILTER` runs some; `RACK_KEEP=1` leaves the rack running,
+//! `RACK=NAME` uses the rack of this name, also one that runs already.
 
 mod deployments;
 mod failures;
@@ -44,7 +45,8 @@ fn main() -> ExitCode {
         )
         .exit();
     }
-    let rack = match Rack::up("e2e", 3) {
+    let name = std::env::var("RACK").unwrap_or_else(|_| "e2e".to_owned());
+    let rack = match Rack::up(&name, 3) {
         Ok((rack, printed)) => {
             println!("{printed}");
             rack
