@@ -34,6 +34,14 @@ pub(crate) const ALL: &[crate::Promise] = &[
         "rolling_update_replaces_every_pod_and_can_be_undone",
         rolling_update_replaces_every_pod_and_can_be_undone,
     ),
+    (
+        "a_rollout_that_is_stuck_keeps_serving_and_can_be_undone",
+        a_rollout_that_is_stuck_keeps_serving_and_can_be_undone,
+    ),
+    (
+        "drained_node_is_empty_and_stays_so_until_uncordoned",
+        drained_node_is_empty_and_stays_so_until_uncordoned,
+    ),
     ("describe_explains_what_happened", describe_explains_what_happened),
     (
         "deleting_the_deployment_deletes_its_pods",
@@ -221,6 +229,44 @@ fn rolling_update_replaces_every_pod_and_can_be_undone(rack: &Rack) -> Result<()
         "{history}"
     );
     Ok(())
+}
+
+fn a_rollout_that_is_stuck_keeps_serving_and_can_be_undone(rack: &Rack) -> Result<()> {
+    apply_web(rack)?;
+    rack.kubectl(&["set", "image", "deployment/web", "web=minidc.local/nowhere:1"])?;
+    eventually(Duration::from_secs(30), "a pod that waits for its image", || {
+        let table = rack.kubectl(&["get", "pods", "-l", "app=web"])?;
+        Ok(table.contains("ErrImagePull") || table.contains("ImagePullBackOff"))
+    })?;
+    rack.kubectl_fails(&["rollout", "status", "deployment/web", "--timeout=1s"])?;
+    let ready = rack.ready_pods("app=web")?.len();
+    ensure!(ready >= 3, "only {ready} pods serve");
+    rack.kubectl(&["rollout", "undo", "deployment/web"])?;
+    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"])?;
+    Ok(())
+}
+
+fn drained_node_is_empty_and_stays_so_until_uncordoned(rack: &Rack) -> Result<()> {
+    apply_web(rack)?;
+    let drained = || -> Result<()> {
+        rack.kubectl(&[
+            "drain",
+            "pi-3",
+            "--ignore-daemonsets",
+            "--delete-emptydir-data",
+            "--force",
+            "--timeout=40s",
+        ])?;
+        ensure!(rack.kubectl(&["get", "nodes"])?.contains("Ready,SchedulingDisabled"));
+        eventually(Duration::from_secs(30), "three ready pods on the other nodes", || {
+            let ready = rack.ready_pods("app=web")?;
+            Ok(ready.len() == 3 && ready.iter().all(|pod| pod.node != "pi-3"))
+        })?;
+        Ok(())
+    };
+    let result = drained();
+    rack.kubectl(&["uncordon", "pi-3"])?;
+    result
 }
 
 fn describe_explains_what_happened(rack: &Rack) -> Result<()> {

@@ -24,6 +24,17 @@ pub(crate) const ALL: &[crate::Promise] = &[
         "a_container_over_its_memory_limit_is_oom_killed",
         a_container_over_its_memory_limit_is_oom_killed,
     ),
+    (
+        "on_failure_restarts_until_it_ends_well_and_previous_logs_stay",
+        on_failure_restarts_until_it_ends_well_and_previous_logs_stay,
+    ),
+    ("limits_reach_the_cgroup", limits_reach_the_cgroup),
+    ("exec_with_a_terminal_is_a_terminal", exec_with_a_terminal_is_a_terminal),
+    (
+        "pod_deleted_while_it_starts_goes_at_once",
+        pod_deleted_while_it_starts_goes_at_once,
+    ),
+    ("a_list_is_applied_item_by_item", a_list_is_applied_item_by_item),
     ("an_image_nobody_has_is_said_so", an_image_nobody_has_is_said_so),
     ("a_pod_that_fits_nowhere_says_why", a_pod_that_fits_nowhere_says_why),
     ("termination_grace_is_given", termination_grace_is_given),
@@ -172,6 +183,80 @@ fn a_container_over_its_memory_limit_is_oom_killed(rack: &Rack) -> Result<()> {
         "{state:#}"
     );
     delete(rack, "greedy")
+}
+
+fn on_failure_restarts_until_it_ends_well_and_previous_logs_stay(rack: &Rack) -> Result<()> {
+    let script = "if [ -f /w/x ]; then echo second; exit 0; fi; echo first; touch /w/x; exit 5";
+    let text = pod("again", script, "  volumes:\n  - name: w\n    emptyDir: {}\n")
+        .replace("restartPolicy: Never", "restartPolicy: OnFailure")
+        + "    volumeMounts:\n    - name: w\n      mountPath: /w\n";
+    rack.kubectl_with(&["apply", "-f", "-"], &text)?;
+    rack.wait_for_phase("again", "Succeeded", Duration::from_secs(30))?;
+    let state = container_state(rack, "again")?;
+    ensure!(state["restartCount"] == 1, "{state:#}");
+    ensure!(
+        state.pointer("/lastState/terminated/exitCode") == Some(&5.into()),
+        "{state:#}"
+    );
+    ensure!(rack.kubectl(&["logs", "again"])?.trim() == "second");
+    ensure!(rack.kubectl(&["logs", "again", "--previous"])?.trim() == "first");
+    delete(rack, "again")
+}
+
+fn limits_reach_the_cgroup(rack: &Rack) -> Result<()> {
+    let script = "cd /sys/fs/cgroup; if [ -f memory.max ]; then cat memory.max cpu.max; \
+                  else cat memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us; fi";
+    let text = pod("limited", script, "") + "    resources:\n      limits:\n        memory: 40Mi\n        cpu: 200m\n";
+    rack.kubectl_with(&["apply", "-f", "-"], &text)?;
+    rack.wait_for_phase("limited", "Succeeded", Duration::from_secs(30))?;
+    let log = rack.kubectl(&["logs", "limited"])?;
+    let words: Vec<&str> = log.split_whitespace().collect();
+    ensure!(words.first() == Some(&"41943040"), "{log}");
+    ensure!(words.get(1) == Some(&"20000"), "{log}");
+    delete(rack, "limited")
+}
+
+fn exec_with_a_terminal_is_a_terminal(rack: &Rack) -> Result<()> {
+    rack.kubectl_with(&["apply", "-f", "-"], &pod("terminal", "sleep 600", ""))?;
+    rack.wait_for_phase("terminal", "Running", Duration::from_secs(20))?;
+    let program = rack.kubectl_command(&[]).get_program().to_string_lossy().into_owned();
+    // script gives kubectl a terminal of its own
+    let inside = format!("{program} exec -it terminal -- sh -c 'test -t 0 && test -t 1 && tty; exit 4'");
+    let mut command = std::process::Command::new("script");
+    command
+        .args(["-qec", &inside, "/dev/null"])
+        .stdin(std::process::Stdio::null());
+    for (name, value) in rack.kubectl_command(&[]).get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    let output = command.output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(text.contains("/dev/pts/"), "{text}");
+    ensure!(output.status.code() == Some(4), "{output:?}");
+    delete(rack, "terminal")
+}
+
+fn pod_deleted_while_it_starts_goes_at_once(rack: &Rack) -> Result<()> {
+    for round in 0..6 {
+        rack.kubectl_with(&["apply", "-f", "-"], &pod("hasty", "sleep 600", ""))?;
+        // each round comes at another moment of the start; there is nothing to wait for but time
+        std::thread::sleep(Duration::from_millis(round * 60));
+        delete(rack, "hasty").with_context(|| format!("round {round}"))?;
+    }
+    Ok(())
+}
+
+fn a_list_is_applied_item_by_item(rack: &Rack) -> Result<()> {
+    let item =
+        |name: &str| format!("- {{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{k: v}}}}\n");
+    let text = format!(
+        "apiVersion: v1\nkind: List\nitems:\n{}{}",
+        item("first"),
+        item("second")
+    );
+    let printed = rack.kubectl_with(&["apply", "-f", "-"], &text)?;
+    ensure!(printed.matches(" created").count() == 2, "{printed}");
+    rack.kubectl(&["delete", "configmaps", "first", "second"]).map(drop)
 }
 
 fn an_image_nobody_has_is_said_so(rack: &Rack) -> Result<()> {
