@@ -18,8 +18,6 @@ pub struct Config {
     pub containerd: PathBuf,
     /// Where container logs go, usually `/var/log/pods`.
     pub log_dir: PathBuf,
-    /// Whether this node is (also) the control plane: adds the role label `node-role.kubernetes.io/control-plane`.
-    pub control_plane: bool,
     /// Labels beyond the well-known ones, for instance the board.
     pub labels: BTreeMap<String, String>,
     /// Name servers written to pods with `dnsPolicy: ClusterFirst`; when empty those pods get the node's own.
@@ -42,7 +40,6 @@ impl Config {
             run: "/run/minidc".into(),
             containerd: "/run/containerd/containerd.sock".into(),
             log_dir: "/var/log/pods".into(),
-            control_plane: false,
             labels: BTreeMap::new(),
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),

@@ -337,11 +337,6 @@ impl Node {
             tracing::warn!(code, answer = %String::from_utf8_lossy(&answer), "the control plane refused to show the node");
             return Ok(false);
         }
-        if self.config.control_plane {
-            // Where only an administrator may say so, it is refused, and the control plane sets it itself.
-            let role = Map::from_iter([("node-role.kubernetes.io/control-plane".to_owned(), json!(""))]);
-            self.patch_labels(&path, role).await?;
-        }
         Ok(true)
     }
 

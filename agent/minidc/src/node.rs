@@ -83,7 +83,6 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     kubelet_config.data.clone_from(&directory);
     kubelet_config.run.clone_from(&config.run);
     kubelet_config.containerd.clone_from(&config.agent.containerd);
-    kubelet_config.control_plane = local.is_some();
     let kubelet = Kubelet::new(kubelet_config, Arc::clone(&upstream) as Arc<dyn ControlPlane>, desired);
     let handle = kubelet.handle();
 

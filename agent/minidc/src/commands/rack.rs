@@ -28,8 +28,8 @@ pub(crate) const DEMO_IMAGE: &str = "minidc.local/web:1";
 const APPLETS: &[&str] = &[
     "sh", "ash", "cat", "cp", "cut", "date", "df", "echo", "env", "false", "free", "grep", "head", "hostname", "httpd",
     "id", "ip", "kill", "ln", "ls", "mkdir", "mount", "mv", "nc", "netstat", "nslookup", "ping", "printenv", "printf",
-    "ps", "pwd", "rm", "sed", "seq", "sleep", "sort", "stat", "tail", "test", "top", "touch", "tr", "true", "uname",
-    "vi", "wc", "wget", "which", "whoami", "yes",
+    "ps", "pwd", "rm", "sed", "seq", "sleep", "sort", "stat", "tail", "tar", "test", "top", "touch", "tr", "true",
+    "uname", "vi", "wc", "wget", "which", "whoami", "yes",
 ];
 /// How long the control plane may take to answer, and a node to be Ready.
 const PATIENCE: Duration = Duration::from_secs(60);
