@@ -19,7 +19,8 @@ packages:
 	@.ci/packages
 
 test: build            ## every test: unit, integration, and a real rack
-	cargo test --workspace --locked
+	cargo test --workspace --locked --doc -q
+	cargo test --workspace --locked --lib --bins --tests
 
 bench: build           ## the figures that README.md records
 	cargo run --release --locked -p minidc-tests --bin bench
