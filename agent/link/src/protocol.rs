@@ -479,6 +479,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_heartbeat_without_pods_is_under_a_hundred_bytes() {
+        let sample = NodeSample {
+            window_ms: 1_000,
+            cpu_nanocores: 250_000_000,
+            memory_bytes: 300 << 20,
+            memory_available_bytes: 600 << 20,
+            disk_used_bytes: 4 << 30,
+            disk_size_bytes: 32 << 30,
+            network_received_per_second: 5_000,
+            network_sent_per_second: 5_000,
+            temperature_millicelsius: Some(52_300),
+            load_hundredths: 35,
+            pods: Vec::new(),
+        };
+        let heartbeat = Heartbeat {
+            sequence: 86_400,
+            sample,
+            led: "ready".into(),
+            foreign_store: false,
+        };
+        let bytes = encode(&NodeFrame::Heartbeat(Box::new(heartbeat))).unwrap();
+        println!("{} bytes", bytes.len());
+        assert!(bytes.len() < 100, "{} bytes", bytes.len());
+    }
+
     fn samples() -> Vec<Vec<u8>> {
         let hello = Hello {
             node: "pi-2".into(),
