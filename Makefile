@@ -20,7 +20,7 @@ packages:
 
 test: build            ## every test: unit, integration, and a real rack
 	cargo test --workspace --locked --doc -q
-	cargo test --workspace --locked --lib --bins --tests
+	cargo test --workspace --locked --lib --bins --tests --no-fail-fast
 
 bench: build           ## the figures that README.md records
 	cargo run --release --locked -p minidc-tests --bin bench

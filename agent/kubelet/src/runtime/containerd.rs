@@ -112,6 +112,15 @@ fn missing(what: &str) -> RuntimeError {
     }
 }
 
+/// containerd notes the time of a start after the fact, the end where it happens: a program that ends at once has then
+/// ended before it began. It began no later than it ended.
+fn in_order(mut status: v1::ContainerStatus) -> v1::ContainerStatus {
+    if status.finished_at > 0 {
+        status.started_at = status.started_at.min(status.finished_at);
+    }
+    status
+}
+
 fn image_spec(name: &str) -> Option<v1::ImageSpec> {
     Some(v1::ImageSpec {
         image: name.to_owned(),
@@ -169,7 +178,8 @@ impl Runtime for Containerd {
                 verbose: false,
             };
             let answer = self.runtime().container_status(call(message)).await?;
-            answer.into_inner().status.ok_or_else(|| missing("a container status"))
+            let status = answer.into_inner().status;
+            status.map(in_order).ok_or_else(|| missing("a container status"))
         }
         .boxed()
     }
@@ -357,5 +367,25 @@ impl Runtime for Containerd {
 
     fn events(&self) -> BoxStream<'static, RuntimeEvent> {
         exits::events(self.channel.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_ends_at_once_began_no_later_than_it_ended() {
+        let status = |started_at, finished_at| {
+            let status = in_order(v1::ContainerStatus {
+                started_at,
+                finished_at,
+                ..Default::default()
+            });
+            (status.started_at, status.finished_at)
+        };
+        assert_eq!(status(9, 7), (7, 7));
+        assert_eq!(status(5, 7), (5, 7));
+        assert_eq!(status(5, 0), (5, 0), "still running");
     }
 }
