@@ -15,6 +15,14 @@ pub enum FeedKind {
     Node,
     /// Container images that every node is to hold (`images.minidc.dev`).
     Image,
+    /// All Services.
+    Service,
+    /// All EndpointSlices.
+    EndpointSlice,
+    /// All namespaces: a name in one that does not exist is another answer than a name that is missing in one that does.
+    Namespace,
+    /// Checks of the network that were asked for (`netchecks.minidc.dev`).
+    NetCheck,
 }
 
 /// What happened to an object.

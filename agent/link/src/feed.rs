@@ -296,7 +296,14 @@ fn essence(kind: FeedKind, json: &[u8]) -> [u8; 32] {
                     .and_then(|mut status| Some(status.get_mut("addresses")?.take()));
                 object.insert("addresses".into(), addresses.unwrap_or_default());
             }
-            FeedKind::ConfigMap | FeedKind::Secret => {}
+            FeedKind::Namespace => {
+                object.remove("status");
+            }
+            FeedKind::ConfigMap
+            | FeedKind::Secret
+            | FeedKind::Service
+            | FeedKind::EndpointSlice
+            | FeedKind::NetCheck => {}
         }
     }
     pki::sha256(object.to_string().as_bytes())

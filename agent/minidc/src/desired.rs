@@ -117,6 +117,8 @@ impl Translator {
                         self.add_node(item.name, node, &mut peers);
                     }
                 }
+                // the network's own affair
+                FeedKind::Service | FeedKind::EndpointSlice | FeedKind::Namespace | FeedKind::NetCheck => {}
                 FeedKind::Image => {
                     if let Some(Image {
                         spec: ImageBody { size, references },

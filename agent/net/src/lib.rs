@@ -19,6 +19,7 @@
 
 mod conflist;
 mod error;
+pub mod facts;
 mod masquerade;
 mod netlink;
 mod network;
