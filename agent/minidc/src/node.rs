@@ -414,6 +414,8 @@ async fn run_network(
         };
         let network = Network::new(minidc_net::Config {
             pod_range,
+            service_range: None,
+            dns: None,
             conflist: CONFLIST.into(),
         });
         let mut observed = network.state();

@@ -3,6 +3,7 @@
 
 use std::{
     fs, io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -28,6 +29,11 @@ const SETTLE: Duration = Duration::from_millis(50);
 pub struct Config {
     /// The range that all nodes' pod ranges are cut from; the same on every node.
     pub pod_range: Range,
+    /// The range that the addresses of Services are taken from; the same on every node. Without it, the node itself reaches
+    /// them only if it has a default route.
+    pub service_range: Option<Range>,
+    /// Address of the cluster's DNS, to be put on `lo`; within the range of Services.
+    pub dns: Option<Ipv4Addr>,
     /// The CNI configuration to write; `/etc/cni/net.d/10-minidc.conflist`.
     pub conflist: PathBuf,
 }

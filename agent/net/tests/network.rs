@@ -96,6 +96,8 @@ impl Node {
         let conflist = directory.path().join("net.d/10-minidc.conflist");
         let network = Network::new(Config {
             pod_range: "100.64.0.0/16".parse()?,
+            service_range: Some("100.65.0.0/16".parse()?),
+            dns: Some("100.65.0.10".parse()?),
             conflist: conflist.clone(),
         });
         let state = network.state();
