@@ -1,7 +1,6 @@
 //! What the kubelet is told once, at start.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// The settings of one kubelet. Directories are made when absent.
@@ -20,10 +19,6 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// Labels beyond the well-known ones, for instance the board.
     pub labels: BTreeMap<String, String>,
-    /// Name servers written to pods with `dnsPolicy: ClusterFirst`; when empty those pods get the node's own.
-    pub cluster_dns: Vec<IpAddr>,
-    /// The cluster's DNS domain, usually `cluster.local`.
-    pub cluster_domain: String,
     /// Pods this node takes (Kubernetes' default is 110).
     pub max_pods: u32,
     /// Name of the pause image that containerd is configured with as `sandbox_image`.
@@ -41,8 +36,6 @@ impl Config {
             containerd: "/run/containerd/containerd.sock".into(),
             log_dir: "/var/log/pods".into(),
             labels: BTreeMap::new(),
-            cluster_dns: Vec::new(),
-            cluster_domain: "cluster.local".into(),
             max_pods: 110,
             pause_image: crate::pause::IMAGE.into(),
         }

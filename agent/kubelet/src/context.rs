@@ -16,6 +16,7 @@ use crate::observed::Observed;
 use crate::recorder::Recorder;
 use crate::runtime::Runtime;
 use crate::status_writer::Statuses;
+use crate::surroundings::Surroundings;
 
 /// Pulls at once: one registry that does not answer must not hold up the others for long.
 const PULLS: usize = 3;
@@ -24,10 +25,10 @@ const STARTS: usize = 4;
 
 /// Shared by all tasks of a kubelet.
 pub(crate) struct Context {
-    pub(crate) config: Config,
     pub(crate) directories: Directories,
     pub(crate) cgroups: Cgroups,
     pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) surroundings: Arc<dyn Surroundings>,
     pub(crate) recorder: Recorder,
     pub(crate) statuses: Statuses,
     pub(crate) node: watch::Receiver<Arc<NodeFacts>>,
@@ -42,8 +43,9 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(
-        config: Config,
+        config: &Config,
         runtime: Arc<dyn Runtime>,
+        surroundings: Arc<dyn Surroundings>,
         recorder: Recorder,
         node: watch::Receiver<Arc<NodeFacts>>,
         registry: Registry,
@@ -55,10 +57,10 @@ impl Context {
             logs: config.log_dir.clone(),
         };
         Self {
-            config,
             directories,
             cgroups,
             runtime,
+            surroundings,
             recorder,
             statuses: Statuses::default(),
             node,

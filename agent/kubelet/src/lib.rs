@@ -46,6 +46,7 @@ mod sandbox;
 mod stats;
 mod status;
 mod status_writer;
+pub mod surroundings;
 mod termination;
 mod volumes;
 
@@ -65,6 +66,7 @@ pub use desired::{Desired, ImageSpec, ObjectKey};
 pub use handle::{Handle, Serving};
 pub use health::Health;
 pub use images::{ImageState, ImageStates};
+pub use surroundings::{NoServices, ServiceAddress, ServicePort, Surroundings};
 
 use cgroup::Cgroups;
 use context::{Context, Registry};
@@ -104,6 +106,7 @@ pub enum Error {
 pub struct Kubelet {
     config: Config,
     control_plane: Arc<dyn ControlPlane>,
+    surroundings: Arc<dyn Surroundings>,
     desired: watch::Receiver<Arc<Desired>>,
     runtime: Arc<dyn Runtime>,
     handle: Handle,
@@ -115,7 +118,12 @@ pub struct Kubelet {
 impl Kubelet {
     /// A kubelet that does nothing yet; see [`Kubelet::run`]. Must be called inside a tokio runtime.
     #[must_use]
-    pub fn new(config: Config, control_plane: Arc<dyn ControlPlane>, desired: watch::Receiver<Arc<Desired>>) -> Self {
+    pub fn new(
+        config: Config,
+        control_plane: Arc<dyn ControlPlane>,
+        surroundings: Arc<dyn Surroundings>,
+        desired: watch::Receiver<Arc<Desired>>,
+    ) -> Self {
         let containerd = Containerd::new(config.containerd.clone());
         let (sample, sample_receiver) = watch::channel(Arc::default());
         let (health, health_receiver) = watch::channel(Health::default());
@@ -135,6 +143,7 @@ impl Kubelet {
         Self {
             config,
             control_plane,
+            surroundings,
             desired,
             runtime: Arc::new(containerd),
             handle,
@@ -158,6 +167,7 @@ impl Kubelet {
         let Self {
             config,
             control_plane,
+            surroundings,
             desired,
             runtime,
             handle,
@@ -182,8 +192,9 @@ impl Kubelet {
         let (facts, facts_receiver) = watch::channel(Arc::new(node::node_facts(capacity, node::addresses())));
         let (recorder, events) = Recorder::new(config.node.clone(), control_plane.clone());
         let context = Arc::new(Context::new(
-            config.clone(),
+            &config,
             runtime.clone(),
+            surroundings,
             recorder.clone(),
             facts_receiver,
             registry.clone(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use k8s_cri::v1;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, SeccompProfile};
 
-use crate::config::Config;
+use crate::desired::Desired;
 use crate::directories::Directories;
 use crate::identity::PodIdentity;
 use crate::resources;
@@ -53,7 +53,7 @@ pub(crate) fn hostname(pod: &PodIdentity, spec: &PodSpec) -> String {
 
 /// What CRI is told of the sandbox. The same configuration accompanies each container of it.
 pub(crate) fn config(
-    config: &Config,
+    desired: &Desired,
     directories: &Directories,
     pod: &Pod,
     attempt: u32,
@@ -83,7 +83,7 @@ pub(crate) fn config(
             hostname(&identity, spec)
         },
         log_directory: directories.pod_logs(&identity).display().to_string(),
-        dns_config: Some(dns(config, &identity, spec, resolv_conf)),
+        dns_config: Some(dns(desired, &identity, spec, resolv_conf)),
         port_mappings: if host_network { Vec::new() } else { port_mappings(spec) },
         labels,
         annotations,
@@ -218,16 +218,16 @@ fn port_mappings(spec: &PodSpec) -> Vec<v1::PortMapping> {
 }
 
 /// The pod's `/etc/resolv.conf`; `resolv_conf` is the node's.
-fn dns(config: &Config, pod: &PodIdentity, spec: &PodSpec, resolv_conf: &str) -> v1::DnsConfig {
+fn dns(desired: &Desired, pod: &PodIdentity, spec: &PodSpec, resolv_conf: &str) -> v1::DnsConfig {
     let host_network = spec.host_network == Some(true);
     let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
-    let cluster = !config.cluster_dns.is_empty()
+    let cluster = desired.cluster_dns.is_some()
         && (policy == "ClusterFirstWithHostNet" || policy == "ClusterFirst" && !host_network);
     let node = parse_resolv_conf(resolv_conf);
     let mut dns = if policy == "None" {
         v1::DnsConfig::default()
     } else if cluster {
-        let domain = &config.cluster_domain;
+        let domain = &desired.cluster_domain;
         let mut searches = vec![
             format!("{}.svc.{domain}", pod.namespace),
             format!("svc.{domain}"),
@@ -235,7 +235,7 @@ fn dns(config: &Config, pod: &PodIdentity, spec: &PodSpec, resolv_conf: &str) ->
         ];
         searches.extend(node.searches);
         v1::DnsConfig {
-            servers: config.cluster_dns.iter().map(ToString::to_string).collect(),
+            servers: desired.cluster_dns.iter().map(ToString::to_string).collect(),
             searches,
             options: vec!["ndots:5".into()],
         }
@@ -292,7 +292,7 @@ fn parse_resolv_conf(text: &str) -> v1::DnsConfig {
 }
 
 /// The text of the pod's `/etc/hosts`.
-pub(crate) fn hosts_file(config: &Config, pod: &Pod, pod_ips: &[String]) -> String {
+pub(crate) fn hosts_file(cluster_domain: &str, pod: &Pod, pod_ips: &[String]) -> String {
     use std::fmt::Write as _;
     let identity = PodIdentity::of(pod);
     let empty = PodSpec::default();
@@ -309,8 +309,8 @@ pub(crate) fn hosts_file(config: &Config, pod: &Pod, pod_ips: &[String]) -> Stri
             Some(domain) => {
                 writeln!(
                     text,
-                    "{ip}\t{name}.{domain}.{}.svc.{}\t{name}",
-                    identity.namespace, config.cluster_domain
+                    "{ip}\t{name}.{domain}.{}.svc.{cluster_domain}\t{name}",
+                    identity.namespace
                 )
             }
             None => writeln!(text, "{ip}\t{name}"),
@@ -336,8 +336,10 @@ mod tests {
     use serde_json::json;
 
     fn made(spec: serde_json::Value) -> v1::PodSandboxConfig {
-        let mut settings = Config::new("pi-1");
-        settings.cluster_dns = vec!["100.65.0.10".parse().unwrap()];
+        let settings = Desired {
+            cluster_dns: "100.65.0.10".parse().ok(),
+            ..Desired::default()
+        };
         let directories = Directories {
             pods: "/data/pods".into(),
             logs: "/var/log/pods".into(),

@@ -6,7 +6,7 @@ use anyhow::Context;
 use futures::future::BoxFuture;
 use minidc_api::{metrics::NodeSample, streams::Target};
 use minidc_hardware::{Board, FakeGpio, Leds, NodeHealth, Refusal, Stage, State};
-use minidc_kubelet::{ControlPlane, Desired, Kubelet, Offline};
+use minidc_kubelet::{ControlPlane, Desired, Kubelet, NoServices, Offline};
 use minidc_link::{
     BoxedIo,
     discovery::{Mdns, MdnsOptions},
@@ -83,7 +83,12 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     kubelet_config.data.clone_from(&directory);
     kubelet_config.run.clone_from(&config.run);
     kubelet_config.containerd.clone_from(&config.agent.containerd);
-    let kubelet = Kubelet::new(kubelet_config, Arc::clone(&upstream) as Arc<dyn ControlPlane>, desired);
+    let kubelet = Kubelet::new(
+        kubelet_config,
+        Arc::clone(&upstream) as Arc<dyn ControlPlane>,
+        Arc::new(NoServices),
+        desired,
+    );
     let handle = kubelet.handle();
 
     let mdns = Arc::new(Mdns::start(MdnsOptions {

@@ -32,8 +32,13 @@ pub(crate) fn field_path(spec: &PodSpec, name: &str) -> String {
 }
 
 /// Makes and starts a sandbox.
-pub(crate) async fn sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32) -> Result<String, RuntimeError> {
-    let (shared, wanted) = (context.clone(), pod.clone());
+pub(crate) async fn sandbox(
+    context: &Arc<Context>,
+    pod: &Arc<Pod>,
+    desired: &Arc<Desired>,
+    attempt: u32,
+) -> Result<String, RuntimeError> {
+    let (shared, wanted, desired) = (context.clone(), pod.clone(), desired.clone());
     let config = tokio::task::spawn_blocking(move || {
         let identity = PodIdentity::of(&wanted);
         let empty = PodSpec::default();
@@ -51,7 +56,7 @@ pub(crate) async fn sandbox(context: &Arc<Context>, pod: &Arc<Pod>, attempt: u32
             }
         }
         let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        sandbox::config(&shared.config, &shared.directories, &wanted, attempt, &resolv_conf)
+        sandbox::config(&desired, &shared.directories, &wanted, attempt, &resolv_conf)
     })
     .await;
     let Ok(config) = config else {
@@ -163,7 +168,7 @@ pub(crate) async fn container(
         }
     };
     let sandbox_config = sandbox::config(
-        &context.config,
+        around.desired,
         &context.directories,
         around.pod,
         around.sandbox_attempt,
@@ -238,7 +243,7 @@ fn prepare(
         let text = if host_network {
             std::fs::read_to_string(HOSTS).unwrap_or_default()
         } else {
-            sandbox::hosts_file(&context.config, lookup.pod, lookup.pod_ips)
+            sandbox::hosts_file(&lookup.desired.cluster_domain, lookup.pod, lookup.pod_ips)
         };
         if std::fs::read_to_string(&hosts).ok().as_ref() != Some(&text) {
             std::fs::write(&hosts, text)?;

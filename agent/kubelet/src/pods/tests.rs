@@ -40,8 +40,9 @@ impl Rig {
         let health = watch::channel(crate::health::Health::default()).1;
         let runtime_object: Arc<dyn Runtime> = runtime.clone();
         let context = Arc::new(Context::new(
-            config,
+            &config,
             runtime_object,
+            Arc::new(crate::NoServices),
             recorder,
             facts,
             Registry::default(),

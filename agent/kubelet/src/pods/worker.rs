@@ -435,7 +435,7 @@ impl Worker {
             Action::RemoveSandbox(id) => self.simple("sandbox", runtime.remove_sandbox(id).await),
             Action::RunSandbox(attempt) => {
                 self.warn_of_fields(&input.pod);
-                let made = start::sandbox(&self.context, &input.pod, *attempt).await;
+                let made = start::sandbox(&self.context, &input.pod, &input.desired, *attempt).await;
                 match made {
                     Ok(_) => self.worked("sandbox"),
                     Err(error) => {

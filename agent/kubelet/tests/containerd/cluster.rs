@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use minidc_api::patch;
-use minidc_kubelet::{Config, ControlPlane, Desired, Handle, ImageSpec, Kubelet, Offline};
+use minidc_kubelet::{Config, ControlPlane, Desired, Handle, ImageSpec, Kubelet, NoServices, Offline};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncRead;
@@ -75,7 +75,12 @@ impl Cluster {
     }
 
     pub(crate) fn start(&self, node: &Node) -> Running {
-        let kubelet = Kubelet::new(Self::config(node), Arc::new(self.clone()), self.desired.subscribe());
+        let kubelet = Kubelet::new(
+            Self::config(node),
+            Arc::new(self.clone()),
+            Arc::new(NoServices),
+            self.desired.subscribe(),
+        );
         let stop = CancellationToken::new();
         Running {
             handle: kubelet.handle(),
