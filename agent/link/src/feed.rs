@@ -3,6 +3,9 @@
 //! A snapshot takes effect as a whole, at its [`Feed::End`]: until then the node goes on with what it has, so an interrupted
 //! snapshot changes nothing, and absence counts only once everything was said. The file (postcard, 0600: it holds secrets) is written at most once per [`WRITE_INTERVAL`], and only
 //! when something changed that a node alone would need: status and resource versions are not such a thing.
+//!
+//! Services, EndpointSlices and namespaces can be many and each change concerns few: they are not part of [`FeedState`],
+//! which is handed on as a whole, but told one by one ([`Keeper::changes`]).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use minidc_api::feed::{Feed, FeedItem, FeedKind, FeedOp};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -49,8 +52,21 @@ pub struct FeedState {
     pub from_disk: bool,
     /// The store they came from, and the newest revision seen of it.
     pub store: Option<StoreId>,
-    /// The objects.
+    /// The objects, but for those of [`Keeper::changes`].
     pub items: BTreeMap<Key, Entry>,
+}
+
+/// News of a Service, an EndpointSlice or a namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The object as it is now, or that it is gone.
+    Changed(Key, Option<Bytes>),
+    /// All that exists has been told.
+    Synced,
+}
+
+fn is_told_singly(kind: FeedKind) -> bool {
+    matches!(kind, FeedKind::Service | FeedKind::EndpointSlice | FeedKind::Namespace)
 }
 
 /// How a welcome's store compares to the one that this node has been following.
@@ -85,26 +101,71 @@ pub struct Keeper {
 struct Working {
     /// The snapshot that is coming in.
     snapshot: Option<BTreeMap<Key, Entry>>,
+    /// What is told one by one, as it is now.
+    singly: BTreeMap<Key, Entry>,
+    /// Newest revision that such an object came with.
+    seen: u64,
+    listeners: Vec<mpsc::UnboundedSender<Told>>,
     dirty: bool,
+}
+
+impl Working {
+    fn tell(&mut self, news: &Told) {
+        self.listeners.retain(|listener| listener.send(news.clone()).is_ok());
+    }
+
+    /// Takes a change of one object. Returns whether it belongs on disk.
+    fn change_singly(&mut self, item: FeedItem) -> bool {
+        self.seen = self.seen.max(item.revision);
+        let key = (item.kind, item.namespace.clone(), item.name.clone());
+        let essential = change(&mut self.singly, item);
+        if essential {
+            let json = self.singly.get(&key).map(|entry| entry.json.clone());
+            self.tell(&Told::Changed(key, json));
+        }
+        essential
+    }
+
+    /// Takes the place of all that was known, and tells the difference. Returns whether there was one.
+    fn replace_singly(&mut self, items: BTreeMap<Key, Entry>) -> bool {
+        let before = std::mem::replace(&mut self.singly, items);
+        let gone = before.keys().filter(|key| !self.singly.contains_key(*key));
+        let differs =
+            |(key, entry): &(&Key, &Entry)| before.get(*key).is_none_or(|known| known.essence != entry.essence);
+        let changed = self.singly.iter().filter(differs);
+        let news: Vec<Told> = gone
+            .map(|key| Told::Changed(key.clone(), None))
+            .chain(changed.map(|(key, entry)| Told::Changed(key.clone(), Some(entry.json.clone()))))
+            .collect();
+        for told in &news {
+            self.tell(told);
+        }
+        !news.is_empty()
+    }
 }
 
 impl Keeper {
     /// Reads the file at `path`, if there is one. One that cannot be read is reported and counts as none: the node then starts
     /// knowing nothing, and acts on no absence until it has heard the control plane.
     pub fn load(path: PathBuf) -> Self {
+        let mut working = Working::default();
         let state = match read(&path) {
-            Ok(Some(content)) => FeedState {
-                synced: false,
-                from_disk: true,
-                store: content.store,
-                items: content
+            Ok(Some(content)) => {
+                let known = content
                     .items
                     .into_iter()
                     .map(|(kind, namespace, name, revision, json)| {
                         ((kind, namespace, name), Entry::new(kind, revision, json))
-                    })
-                    .collect(),
-            },
+                    });
+                let (singly, items) = known.partition(|((kind, ..), _)| is_told_singly(*kind));
+                working.singly = singly;
+                FeedState {
+                    synced: false,
+                    from_disk: true,
+                    store: content.store,
+                    items,
+                }
+            }
             Ok(None) => FeedState::default(),
             Err(error) => {
                 tracing::error!(%error, path = %path.display(), "the desired state on disk is lost");
@@ -114,7 +175,7 @@ impl Keeper {
         Self {
             path,
             state: watch::Sender::new(Arc::new(state)),
-            working: Mutex::default(),
+            working: Mutex::new(working),
             changed: Notify::new(),
             settle: SETTLE,
             interval: WRITE_INTERVAL,
@@ -126,9 +187,28 @@ impl Keeper {
         self.state.subscribe()
     }
 
+    /// All Services, EndpointSlices and namespaces as they are now, then their changes as they come. What was on disk is told
+    /// too, before [`Told::Synced`].
+    pub fn changes(&self) -> mpsc::UnboundedReceiver<Told> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut working = self.lock();
+        let known = working
+            .singly
+            .iter()
+            .map(|(key, entry)| Told::Changed(key.clone(), Some(entry.json.clone())));
+        // the receiver is still here, so none of these is lost
+        for told in known.chain(self.state.borrow().synced.then_some(Told::Synced)) {
+            let _ = sender.send(told);
+        }
+        working.listeners.push(sender);
+        receiver
+    }
+
     /// The store that this node follows.
     pub fn store(&self) -> Option<StoreId> {
-        self.state.borrow().store
+        let seen = self.lock().seen;
+        let store = self.state.borrow().store;
+        store.map(|store| store.at_least(seen))
     }
 
     /// Whether a store that says it is `offered` is the one that this node follows.
@@ -145,7 +225,8 @@ impl Keeper {
     pub fn begin(&self, store: StoreId) {
         let mut working = self.lock();
         working.snapshot = Some(BTreeMap::new());
-        let previous = self.store();
+        let previous = self.state.borrow().store;
+        working.seen = 0;
         if previous.is_none_or(|previous| previous.identity != store.identity) {
             working.dirty = true;
             self.changed.notify_one();
@@ -161,23 +242,30 @@ impl Keeper {
             (Feed::Item(item), Some(snapshot)) => {
                 change(snapshot, item);
             }
+            (Feed::Item(item), None) if is_told_singly(item.kind) => essential = working.change_singly(item),
             (Feed::Item(item), None) => self.state.send_modify(|state| {
                 let state = Arc::make_mut(state);
                 state.seen(item.revision);
                 essential = change(&mut state.items, item);
             }),
             (Feed::End { revision }, _) => {
-                let snapshot = working.snapshot.take();
+                let snapshot = working.snapshot.take().map(|items| {
+                    let (singly, items): (BTreeMap<Key, Entry>, _) =
+                        items.into_iter().partition(|((kind, ..), _)| is_told_singly(*kind));
+                    essential = working.replace_singly(singly);
+                    items
+                });
                 self.state.send_modify(|state| {
                     let state = Arc::make_mut(state);
                     state.seen(revision);
                     if let Some(items) = snapshot {
-                        essential = !same(&state.items, &items);
+                        essential |= !same(&state.items, &items);
                         state.items = items;
                     }
                     state.synced = true;
                     state.from_disk = false;
                 });
+                working.tell(&Told::Synced);
             }
         }
         if essential {
@@ -190,6 +278,7 @@ impl Keeper {
     pub fn adopt(&self) {
         let mut working = self.lock();
         working.dirty = true;
+        working.seen = 0;
         self.state.send_modify(|state| Arc::make_mut(state).store = None);
         self.changed.notify_one();
     }
@@ -216,12 +305,18 @@ impl Keeper {
     }
 
     async fn write(&self) {
-        if !std::mem::take(&mut self.lock().dirty) {
-            return;
-        }
-        let state = Arc::clone(&self.state.borrow());
+        let (state, singly, store) = {
+            let mut working = self.lock();
+            if !std::mem::take(&mut working.dirty) {
+                return;
+            }
+            let state = Arc::clone(&self.state.borrow());
+            let store = state.store.map(|store| store.at_least(working.seen));
+            (state, working.singly.clone(), store)
+        };
         let path = self.path.clone();
-        let written = tokio::task::spawn_blocking(move || files::replace_private(&path, &to_bytes(&state)?)).await;
+        let encode = move || files::replace_private(&path, &to_bytes(store, state.items.iter().chain(&singly))?);
+        let written = tokio::task::spawn_blocking(encode).await;
         let result = written.unwrap_or_else(|error| Err(Error::protocol("write the desired state", error)));
         if let Err(error) = result {
             tracing::error!(%error, "the desired state was not written; trying again");
@@ -237,8 +332,15 @@ impl Keeper {
 
 impl FeedState {
     fn seen(&mut self, revision: u64) {
-        if let Some(store) = &mut self.store {
-            store.revision = store.revision.max(revision);
+        self.store = self.store.map(|store| store.at_least(revision));
+    }
+}
+
+impl StoreId {
+    fn at_least(self, revision: u64) -> Self {
+        Self {
+            revision: self.revision.max(revision),
+            ..self
         }
     }
 }
@@ -309,22 +411,19 @@ fn essence(kind: FeedKind, json: &[u8]) -> [u8; 32] {
     pki::sha256(object.to_string().as_bytes())
 }
 
-fn to_bytes(state: &FeedState) -> Result<Vec<u8>, Error> {
+fn to_bytes<'a>(store: Option<StoreId>, items: impl Iterator<Item = (&'a Key, &'a Entry)>) -> Result<Vec<u8>, Error> {
+    let items = items.map(|((kind, namespace, name), entry)| {
+        (
+            *kind,
+            namespace.clone(),
+            name.clone(),
+            entry.revision,
+            entry.json.to_vec(),
+        )
+    });
     let content = FileContent {
-        store: state.store,
-        items: state
-            .items
-            .iter()
-            .map(|((kind, namespace, name), entry)| {
-                (
-                    *kind,
-                    namespace.clone(),
-                    name.clone(),
-                    entry.revision,
-                    entry.json.to_vec(),
-                )
-            })
-            .collect(),
+        store,
+        items: items.collect(),
     };
     postcard::to_extend(&content, vec![FILE_VERSION])
         .map_err(|error| Error::protocol("encode the desired state", error))
@@ -507,6 +606,61 @@ mod tests {
         shutdown.cancel();
         running.await.unwrap();
         assert!(!path.exists(), "nothing was left to write");
+    }
+
+    fn told(receiver: &mut mpsc::UnboundedReceiver<Told>) -> Vec<String> {
+        std::iter::from_fn(|| receiver.try_recv().ok())
+            .map(|told| match told {
+                Told::Changed((_, _, name), Some(_)) => format!("+{name}"),
+                Told::Changed((_, _, name), None) => format!("-{name}"),
+                Told::Synced => "synced".into(),
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn services_are_told_one_by_one_and_survive_a_restart() {
+        let (directory, keeper) = keeper();
+        let mut early = keeper.changes();
+        keeper.begin(STORE);
+        keeper.apply(put(FeedKind::Service, "a", 1, r#"{"spec":1}"#));
+        keeper.apply(put(FeedKind::Service, "b", 2, r#"{"spec":1}"#));
+        assert!(told(&mut early).is_empty(), "nothing before the end of the snapshot");
+        keeper.apply(Feed::End { revision: 11 });
+        assert_eq!(told(&mut early), ["+a", "+b", "synced"]);
+        assert!(names(&keeper).is_empty(), "not part of the state");
+        keeper.apply(put(
+            FeedKind::EndpointSlice,
+            "c",
+            12,
+            r#"{"endpoints":1,"metadata":{"resourceVersion":"12"}}"#,
+        ));
+        let same = r#"{"endpoints":1,"metadata":{"resourceVersion":"13"}}"#;
+        keeper.apply(put(FeedKind::EndpointSlice, "c", 13, same));
+        assert_eq!(told(&mut early), ["+c"], "a new version of the same is no news");
+        assert_eq!(keeper.store().unwrap().revision, 13);
+        assert_eq!(told(&mut keeper.changes()), ["+a", "+b", "+c", "synced"]);
+        // the link was away: only what differs is told
+        keeper.begin(STORE);
+        keeper.apply(put(FeedKind::Service, "b", 2, r#"{"spec":2}"#));
+        keeper.apply(put(
+            FeedKind::EndpointSlice,
+            "c",
+            12,
+            r#"{"endpoints":1,"metadata":{"resourceVersion":"12"}}"#,
+        ));
+        keeper.apply(Feed::End { revision: 14 });
+        assert_eq!(told(&mut early), ["-a", "+b", "synced"]);
+
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        keeper.run(shutdown).await;
+        let again = Keeper::load(directory.path().join("desired"));
+        assert_eq!(
+            told(&mut again.changes()),
+            ["+b", "+c"],
+            "not synced: absence means nothing"
+        );
     }
 
     #[test]

@@ -16,13 +16,13 @@ use futures::future::BoxFuture;
 use minidc_api::metrics::NodeSample;
 use minidc_api::streams::Target;
 use tokio::io::AsyncRead;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::up::Up;
 use crate::discovery::Discovery;
-use crate::feed::{FeedState, Keeper};
+use crate::feed::{FeedState, Keeper, Told};
 use crate::pki::is_node_name;
 use crate::protocol::{Command, NodeFacts, RefusalCode, StoreId};
 use crate::token::Token;
@@ -193,6 +193,11 @@ impl NodeHandle {
     /// What the node is to run.
     pub fn feed(&self) -> watch::Receiver<Arc<FeedState>> {
         self.shared.keeper.subscribe()
+    }
+
+    /// Services, EndpointSlices and namespaces: all as they are now, then each change.
+    pub fn changes(&self) -> mpsc::UnboundedReceiver<Told> {
+        self.shared.keeper.changes()
     }
 
     /// Calls the Kubernetes API as this node. Returns the HTTP status code and the body. Fails with [`Error::Offline`] when the
