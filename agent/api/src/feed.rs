@@ -2,12 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Label, whatever its value, of config maps in `kube-system` whose keys are DNS zone files; every node is sent them.
+pub const DNS_ZONES: &str = "minidc.dev/dns-zones";
+
 /// Kinds of object that a node is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FeedKind {
     /// Pods bound to the node.
     Pod,
-    /// Config maps that those pods use.
+    /// Config maps that those pods use, and those in `kube-system` with the label [`DNS_ZONES`].
     ConfigMap,
     /// Secrets that those pods use.
     Secret,

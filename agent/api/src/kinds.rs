@@ -214,6 +214,15 @@ static KINDS: &[Kind] = &[
         ..ROW
     },
     Kind {
+        kind: "Endpoints",
+        plural: "endpoints",
+        singular: "endpoints",
+        short_names: &["ep"],
+        schema: "io.k8s.api.core.v1.Endpoints",
+        columns: columns::ENDPOINTS,
+        ..ROW
+    },
+    Kind {
         kind: "Event",
         plural: "events",
         singular: "event",
@@ -349,6 +358,16 @@ static KINDS: &[Kind] = &[
         ..ROW
     },
     Kind {
+        group: "discovery.k8s.io",
+        kind: "EndpointSlice",
+        plural: "endpointslices",
+        singular: "endpointslice",
+        schema: "io.k8s.api.discovery.v1.EndpointSlice",
+        columns: columns::ENDPOINT_SLICES,
+        has_generation: true,
+        ..ROW
+    },
+    Kind {
         group: "metrics.k8s.io",
         version: "v1beta1",
         kind: "NodeMetrics",
@@ -396,6 +415,18 @@ static KINDS: &[Kind] = &[
     },
     Kind {
         group: "minidc.dev",
+        kind: "NetCheck",
+        plural: "netchecks",
+        singular: "netcheck",
+        scope: Scope::Cluster,
+        storage: Storage::Memory { ttl_seconds: Some(300) },
+        subresources: &[Subresource::Status],
+        schema: "dev.minidc.v1.NetCheck",
+        columns: columns::NET_CHECKS,
+        ..ROW
+    },
+    Kind {
+        group: "minidc.dev",
         kind: "NodeIdentity",
         plural: "nodeidentities",
         singular: "nodeidentity",
@@ -403,6 +434,34 @@ static KINDS: &[Kind] = &[
         schema: "dev.minidc.v1.NodeIdentity",
         columns: columns::NODE_IDENTITIES,
         has_generation: true,
+        ..ROW
+    },
+    Kind {
+        group: "networking.k8s.io",
+        kind: "IPAddress",
+        plural: "ipaddresses",
+        singular: "ipaddress",
+        short_names: &["ip"],
+        scope: Scope::Cluster,
+        schema: "io.k8s.api.networking.v1.IPAddress",
+        columns: columns::IP_ADDRESSES,
+        fields: &[
+            "spec.parentRef.group",
+            "spec.parentRef.name",
+            "spec.parentRef.namespace",
+            "spec.parentRef.resource",
+        ],
+        ..ROW
+    },
+    Kind {
+        group: "networking.k8s.io",
+        kind: "ServiceCIDR",
+        plural: "servicecidrs",
+        singular: "servicecidr",
+        scope: Scope::Cluster,
+        subresources: &[Subresource::Status],
+        schema: "io.k8s.api.networking.v1.ServiceCIDR",
+        columns: columns::SERVICE_CIDRS,
         ..ROW
     },
 ];

@@ -232,6 +232,7 @@ const SOURCES: &[&str] = &[
     include_str!("../schema/volume.schema"),
     include_str!("../schema/node.schema"),
     include_str!("../schema/apps.schema"),
+    include_str!("../schema/network.schema"),
     include_str!("../schema/others.schema"),
 ];
 

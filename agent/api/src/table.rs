@@ -53,28 +53,6 @@ impl IncludeObject {
     }
 }
 
-/// The columns of a kind; name and age for one that has none of its own.
-pub fn columns_of(kind: &Kind) -> &'static [Column] {
-    match (kind.group, kind.plural) {
-        ("", "namespaces") => columns::NAMESPACES,
-        ("", "nodes") => columns::NODES,
-        ("", "pods") => columns::PODS,
-        ("", "configmaps") => columns::CONFIG_MAPS,
-        ("", "secrets") => columns::SECRETS,
-        ("", "services") => columns::SERVICES,
-        ("" | "events.k8s.io", "events") => columns::EVENTS,
-        ("coordination.k8s.io", "leases") => columns::LEASES,
-        ("apps", "replicasets") => columns::REPLICA_SETS,
-        ("apps", "deployments") => columns::DEPLOYMENTS,
-        ("metrics.k8s.io", "nodes") => columns::NODE_METRICS,
-        ("metrics.k8s.io", "pods") => columns::POD_METRICS,
-        ("minidc.dev", "jointokens") => columns::JOIN_TOKENS,
-        ("minidc.dev", "nodeidentities") => columns::NODE_IDENTITIES,
-        ("minidc.dev", "images") => columns::IMAGES,
-        _ => columns::PLAIN,
-    }
-}
-
 /// A `meta.k8s.io/v1` `Table` of objects; `list_meta` is the `metadata` of the list it stands for.
 pub fn table<'a>(
     kind: &Kind,
@@ -83,14 +61,14 @@ pub fn table<'a>(
     include: IncludeObject,
     now: Timestamp,
 ) -> Value {
-    let columns = columns_of(kind);
+    let columns = kind.columns;
     let rows: Vec<Value> = objects.map(|object| row(columns, object, include, now)).collect();
     assemble(list_meta, definitions(columns), rows)
 }
 
 /// The table of one object as it goes into a watch event; only the first of a watch needs the column definitions.
 pub fn watch_table(kind: &Kind, object: &Value, include: IncludeObject, first: bool, now: Timestamp) -> Value {
-    let columns = columns_of(kind);
+    let columns = kind.columns;
     let version = object.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
     let definitions = if first { definitions(columns) } else { Value::Null };
     assemble(

@@ -106,9 +106,27 @@ pub(crate) fn node_restriction(identity: &Identity, write: &NodeWrite<'_>) -> Re
     if write.kind.group == "minidc.dev"
         && let (Some(new), Some(old)) = (write.new, write.old)
     {
-        return own_image_report(write, node, new, old);
+        return if write.kind.kind == "NetCheck" {
+            own_findings(write, node, new, old)
+        } else {
+            own_image_report(write, node, new, old)
+        };
     }
     Ok(())
+}
+
+/// A node reports only what it found itself.
+fn own_findings(write: &NodeWrite<'_>, node: &str, new: &Value, old: &Value) -> Result<(), Failure> {
+    let others = |object: &Value| {
+        let mut nodes = object["status"]["nodes"].as_object().cloned().unwrap_or_default();
+        nodes.remove(node);
+        nodes
+    };
+    if others(new) == others(old) {
+        return Ok(());
+    }
+    let reason = format!("node {node:?} can only report about itself");
+    Err(Status::forbidden(write.kind, write.name, &reason).into())
 }
 
 fn own_node(write: &NodeWrite<'_>, node: &str, new: &Value) -> Result<(), Failure> {
@@ -263,5 +281,24 @@ mod tests {
         report(&json!({"status": {"nodes": ["pi-2"], "failures": [{"node": "pi-1", "message": "no space"}]}})).unwrap();
         report(&json!({"status": {"nodes": ["pi-1"]}})).unwrap_err();
         report(&json!({"status": {"nodes": ["pi-2", "pi-3"]}})).unwrap_err();
+    }
+
+    #[test]
+    fn node_reports_its_own_findings_only() {
+        let checks = by_resource("minidc.dev", "v1", "netchecks").unwrap();
+        let old = json!({"status": {"nodes": {"pi-2": {"phase": "Ready"}}}});
+        let identity = Identity::new("system:node:pi-1", &["system:nodes"]);
+        let report = |new: &Value| {
+            let write = NodeWrite {
+                kind: checks,
+                name: "c",
+                new: Some(new),
+                old: Some(&old),
+            };
+            node_restriction(&identity, &write)
+        };
+        report(&json!({"status": {"nodes": {"pi-1": {"phase": "Ready"}, "pi-2": {"phase": "Ready"}}}})).unwrap();
+        report(&json!({"status": {"nodes": {"pi-1": {"phase": "Ready"}}}})).unwrap_err();
+        report(&json!({"status": {"nodes": {"pi-2": {"phase": "Done"}}}})).unwrap_err();
     }
 }

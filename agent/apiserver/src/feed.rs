@@ -1,4 +1,5 @@
-//! What a node is sent: its pods, the config maps and secrets they use, all nodes and all images.
+//! What a node is sent: its pods, the config maps and secrets they use, and what every node needs: nodes, images,
+//! services with their endpoint slices, namespaces, zone files, and checks of the network.
 //!
 //! The feed follows state, not events: a change only says which object to look at, and what is sent is how the store has
 //! it now. So nothing is sent twice, and changes that overtook each other between two looks fall together.
@@ -7,14 +8,24 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use futures::Stream;
-use minidc_api::feed::{Feed, FeedItem, FeedKind, FeedOp};
+use minidc_api::feed::{DNS_ZONES, Feed, FeedItem, FeedKind, FeedOp};
 use minidc_store::{Change, Entry, Error, Revision, Store, Watch};
 
 use crate::graph::{self, Difference, NodeGraph, Referent};
 use crate::object;
 
-const NODES: &str = "core/nodes/";
-const IMAGES: &str = "minidc.dev/images/";
+/// Kinds of which every node is sent all, with the start of their store keys; a snapshot has them in this order.
+const WHOLE: [(FeedKind, &str); 6] = [
+    (FeedKind::Node, "core/nodes/"),
+    (FeedKind::Image, "minidc.dev/images/"),
+    (FeedKind::Namespace, "core/namespaces/"),
+    (FeedKind::Service, "core/services/"),
+    (FeedKind::EndpointSlice, "discovery.k8s.io/endpointslices/"),
+    (FeedKind::NetCheck, "minidc.dev/netchecks/"),
+];
+
+/// Start of the store keys of the config maps that may be zone files.
+const ZONES: &str = "core/configmaps/kube-system/";
 
 /// A node's feed; ends only with the store.
 pub(crate) fn feed(store: Store, node: String) -> impl Stream<Item = Feed> + Send + 'static {
@@ -55,28 +66,32 @@ struct Watches {
     pods: Watch,
     config_maps: Watch,
     secrets: Watch,
-    nodes: Watch,
-    images: Watch,
+    whole: Vec<(FeedKind, Watch)>,
 }
 
 impl Watches {
     fn open(store: &Store, from: Revision) -> Result<Self, Error> {
+        let whole = WHOLE.map(|(kind, prefix)| Ok((kind, store.watch(prefix, from)?)));
         Ok(Self {
             pods: store.watch(graph::PODS, from)?,
             config_maps: store.watch(Referent::ConfigMap.prefix(), from)?,
             secrets: store.watch(Referent::Secret.prefix(), from)?,
-            nodes: store.watch(NODES, from)?,
-            images: store.watch(IMAGES, from)?,
+            whole: whole.into_iter().collect::<Result<_, Error>>()?,
         })
     }
 
     async fn next(&mut self) -> Result<(FeedKind, Arc<Change>), Error> {
+        let whole = self.whole.iter_mut().map(|(kind, watch)| {
+            Box::pin(async {
+                let change = watch.next().await;
+                (*kind, change)
+            })
+        });
         let (kind, change) = tokio::select! {
             change = self.pods.next() => (FeedKind::Pod, change),
             change = self.config_maps.next() => (FeedKind::ConfigMap, change),
             change = self.secrets.next() => (FeedKind::Secret, change),
-            change = self.nodes.next() => (FeedKind::Node, change),
-            change = self.images.next() => (FeedKind::Image, change),
+            (found, _, _) = futures::future::select_all(whole) => found,
         };
         Ok((kind, change?))
     }
@@ -122,10 +137,16 @@ impl Feeding {
     fn snapshot(&mut self, revision: Revision) {
         let (pods, _) = self.store.list(graph::PODS);
         self.graph = NodeGraph::of_node(&pods, &self.node);
-        let (nodes, _) = self.store.list(NODES);
-        let (images, _) = self.store.list(IMAGES);
-        let mut needed: Vec<(FeedKind, Entry)> = nodes.into_iter().map(|entry| (FeedKind::Node, entry)).collect();
-        needed.extend(images.into_iter().map(|entry| (FeedKind::Image, entry)));
+        let mut needed: Vec<(FeedKind, Entry)> = Vec::new();
+        for (kind, prefix) in WHOLE {
+            let (entries, _) = self.store.list(prefix);
+            needed.extend(entries.into_iter().map(|entry| (kind, entry)));
+        }
+        let (zones, _) = self.store.list(ZONES);
+        let zones = zones
+            .into_iter()
+            .filter(|entry| is_zones(entry) && !self.graph.uses(&entry.key));
+        needed.extend(zones.map(|entry| (FeedKind::ConfigMap, entry)));
         needed.extend(
             self.graph
                 .used()
@@ -154,7 +175,7 @@ impl Feeding {
         let revision = change.revision();
         match kind {
             FeedKind::Pod => self.take_pod(key, revision),
-            FeedKind::ConfigMap | FeedKind::Secret if !self.graph.uses(key) => {}
+            FeedKind::ConfigMap | FeedKind::Secret => self.look_if_needed(kind, key, revision),
             _ => self.look(kind, key, revision),
         }
     }
@@ -181,8 +202,17 @@ impl Feeding {
         }
         for unused in difference.lost {
             if let Some(kind) = kind_of(&unused) {
-                self.delete(kind, &unused, revision);
+                self.look_if_needed(kind, &unused, revision);
             }
+        }
+    }
+
+    /// Sends a config map or secret as it is now if a pod here uses it or every node needs it, else that it is gone.
+    fn look_if_needed(&mut self, kind: FeedKind, key: &str, revision: Revision) {
+        let entry = self.store.get(key);
+        match entry.filter(|entry| self.graph.uses(key) || is_zones(entry)) {
+            Some(entry) => self.put(kind, entry),
+            None => self.delete(kind, key, revision),
         }
     }
 
@@ -207,18 +237,19 @@ impl Feeding {
     }
 }
 
+/// True for config maps with zone files for every node's DNS.
+fn is_zones(entry: &Entry) -> bool {
+    entry.key.starts_with(ZONES) && entry.envelope.label(DNS_ZONES).is_some()
+}
+
 fn kind_of(key: &str) -> Option<FeedKind> {
-    let kinds = [
-        (graph::PODS, FeedKind::Pod),
-        (Referent::ConfigMap.prefix(), FeedKind::ConfigMap),
-        (Referent::Secret.prefix(), FeedKind::Secret),
-        (NODES, FeedKind::Node),
-        (IMAGES, FeedKind::Image),
+    let chosen = [
+        (FeedKind::Pod, graph::PODS),
+        (FeedKind::ConfigMap, Referent::ConfigMap.prefix()),
+        (FeedKind::Secret, Referent::Secret.prefix()),
     ];
-    kinds
-        .into_iter()
-        .find(|(prefix, _)| key.starts_with(prefix))
-        .map(|(_, kind)| kind)
+    let found = chosen.iter().chain(&WHOLE).find(|(_, prefix)| key.starts_with(prefix));
+    found.map(|(kind, _)| *kind)
 }
 
 impl Out {

@@ -11,7 +11,15 @@ fn groups_come_once_and_core_first() {
         .iter()
         .map(|group| group["name"].clone())
         .collect();
-    assert_eq!(names, ["apps", "coordination.k8s.io", "metrics.k8s.io", "minidc.dev"]);
+    let expected = [
+        "apps",
+        "coordination.k8s.io",
+        "discovery.k8s.io",
+        "metrics.k8s.io",
+        "minidc.dev",
+        "networking.k8s.io",
+    ];
+    assert_eq!(names, expected);
     assert_eq!(api_versions()["versions"], json!(["v1"]));
     assert_eq!(
         api_group("apps").unwrap()["preferredVersion"]["groupVersion"],

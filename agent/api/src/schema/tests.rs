@@ -188,7 +188,7 @@ fn round_trip<T: Serialize + DeserializeOwned>(name: &str) {
 
 #[test]
 fn fields_and_shapes_are_those_of_k8s_openapi() {
-    use k8s_openapi::api::{apps, autoscaling, coordination, core};
+    use k8s_openapi::api::{apps, autoscaling, coordination, core, discovery, networking};
     use k8s_openapi::apimachinery::pkg::apis::meta;
     round_trip::<core::v1::Pod>("io.k8s.api.core.v1.Pod");
     round_trip::<core::v1::Node>("io.k8s.api.core.v1.Node");
@@ -196,6 +196,10 @@ fn fields_and_shapes_are_those_of_k8s_openapi() {
     round_trip::<core::v1::ConfigMap>("io.k8s.api.core.v1.ConfigMap");
     round_trip::<core::v1::Secret>("io.k8s.api.core.v1.Secret");
     round_trip::<core::v1::Service>("io.k8s.api.core.v1.Service");
+    round_trip::<core::v1::Endpoints>("io.k8s.api.core.v1.Endpoints");
+    round_trip::<discovery::v1::EndpointSlice>("io.k8s.api.discovery.v1.EndpointSlice");
+    round_trip::<networking::v1::IPAddress>("io.k8s.api.networking.v1.IPAddress");
+    round_trip::<networking::v1::ServiceCIDR>("io.k8s.api.networking.v1.ServiceCIDR");
     round_trip::<core::v1::Event>("io.k8s.api.core.v1.Event");
     round_trip::<core::v1::Binding>("io.k8s.api.core.v1.Binding");
     round_trip::<apps::v1::Deployment>("io.k8s.api.apps.v1.Deployment");

@@ -7,6 +7,10 @@ use super::{Column, pod, time};
 use crate::quantity::Quantity;
 use crate::selector::LabelSelector;
 
+mod network;
+
+pub use network::{ENDPOINT_SLICES, ENDPOINTS, IP_ADDRESSES, NET_CHECKS, SERVICE_CIDRS, SERVICES};
+
 const NONE: &str = "<none>";
 
 const fn column(name: &'static str, description: &'static str, cell: fn(&Value, Timestamp) -> Value) -> Column {
@@ -248,77 +252,6 @@ pub const SECRETS: &[Column] = &[
     ),
     column("Data", "Number of keys.", |object, _| size(&object["data"]).into()),
     AGE,
-];
-
-fn external_ip(service: &Value) -> String {
-    let spec = &service["spec"];
-    let listed = items(&spec["externalIPs"]).iter().map(text).collect::<Vec<_>>();
-    match text(&spec["type"]) {
-        "ClusterIP" | "NodePort" if listed.is_empty() => NONE.to_owned(),
-        "ClusterIP" | "NodePort" => listed.join(","),
-        "LoadBalancer" => {
-            let mut found: Vec<&str> = items(&service["status"]["loadBalancer"]["ingress"])
-                .iter()
-                .map(|ingress| match text(&ingress["ip"]) {
-                    "" => text(&ingress["hostname"]),
-                    ip => ip,
-                })
-                .filter(|address| !address.is_empty())
-                .collect();
-            found.sort_unstable();
-            found.dedup();
-            found.extend(listed);
-            if found.is_empty() {
-                "<pending>".to_owned()
-            } else {
-                found.join(",")
-            }
-        }
-        "ExternalName" => text(&spec["externalName"]).to_owned(),
-        _ => "<unknown>".to_owned(),
-    }
-}
-
-fn service_ports(service: &Value) -> String {
-    let ports: Vec<String> = items(&service["spec"]["ports"])
-        .iter()
-        .map(|port| {
-            let protocol = text(&port["protocol"]);
-            match count(&port["nodePort"]) {
-                0 => format!("{}/{protocol}", count(&port["port"])),
-                node_port => format!("{}:{node_port}/{protocol}", count(&port["port"])),
-            }
-        })
-        .collect();
-    if ports.is_empty() {
-        NONE.to_owned()
-    } else {
-        ports.join(",")
-    }
-}
-
-/// Columns of `Service`.
-pub const SERVICES: &[Column] = &[
-    NAME,
-    column("Type", "How it can be reached.", |object, _| {
-        text(&object["spec"]["type"]).into()
-    }),
-    column("Cluster-IP", "Address inside the cluster.", |object, _| {
-        match text(&object["spec"]["clusterIPs"][0]) {
-            "" => text_or(&object["spec"]["clusterIP"], NONE),
-            ip => ip.into(),
-        }
-    }),
-    column("External-IP", "Addresses from outside.", |object, _| {
-        external_ip(object).into()
-    }),
-    column("Port(s)", "`port:nodePort/protocol` of each port.", |object, _| {
-        service_ports(object).into()
-    }),
-    AGE,
-    wide(column("Selector", "Labels of the pods behind it.", |object, _| {
-        labels(&object["spec"]["selector"]).into()
-    })),
 ];
 
 fn first_seen(event: &Value, now: Timestamp) -> String {

@@ -9,10 +9,7 @@ fn now() -> Timestamp {
 
 fn cells(group: &str, version: &str, plural: &str, object: &Value) -> Vec<Value> {
     let kind = by_resource(group, version, plural).unwrap();
-    columns_of(kind)
-        .iter()
-        .map(|column| (column.cell)(object, now()))
-        .collect()
+    kind.columns.iter().map(|column| (column.cell)(object, now())).collect()
 }
 
 fn pod_cells(pod: &Value) -> (String, String, String) {

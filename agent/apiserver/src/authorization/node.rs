@@ -34,7 +34,9 @@ pub(super) fn decide(store: &Store, node: &str, attributes: &Attributes<'_>) -> 
         ("", "configmaps") if plain && reading => referenced(store, node, Referent::ConfigMap, attributes),
         ("", "secrets") if plain && reading => referenced(store, node, Referent::Secret, attributes),
         ("" | "events.k8s.io", "events") if plain && (verb == "create" || writing) => Decision::Allowed,
-        ("", "services" | "namespaces") if plain && reading => Decision::Allowed,
+        ("", "services" | "namespaces") | ("discovery.k8s.io", "endpointslices") if plain && reading => {
+            Decision::Allowed
+        }
         ("coordination.k8s.io", "leases") if plain => {
             if namespace != LEASES {
                 return Decision::Denied(Some(format!(
@@ -51,7 +53,7 @@ pub(super) fn decide(store: &Store, node: &str, attributes: &Attributes<'_>) -> 
                 _ => Decision::Denied(None),
             }
         }
-        ("minidc.dev", "images") => {
+        ("minidc.dev", "images" | "netchecks") => {
             if plain && reading || subresource == "status" && (writing || verb == "get") {
                 Decision::Allowed
             } else {

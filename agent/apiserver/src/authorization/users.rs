@@ -31,6 +31,7 @@ const fn rule_in(namespace: &'static str, resources: &'static [&'static str], ve
 
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["update", "patch"];
+const KEEP: &[&str] = &["get", "list", "watch", "create", "update", "patch", "delete"];
 const ALL: &[&str] = &["*"];
 
 /// Everybody here may write events.
@@ -49,11 +50,7 @@ const USERS: &[(&str, &[Rule])] = &[
                 &["deployments", "deployments/status", "deployments/finalizers"],
                 WRITE,
             ),
-            rule(
-                "apps",
-                &["replicasets"],
-                &["get", "list", "watch", "create", "update", "patch", "delete"],
-            ),
+            rule("apps", &["replicasets"], KEEP),
             rule("apps", &["replicasets/scale", "replicasets/status"], WRITE),
             rule("", &["pods"], &["get", "list", "watch", "update", "patch"]),
         ],
@@ -67,11 +64,7 @@ const USERS: &[(&str, &[Rule])] = &[
                 &["replicasets", "replicasets/status", "replicasets/finalizers"],
                 WRITE,
             ),
-            rule(
-                "",
-                &["pods"],
-                &["get", "list", "watch", "create", "update", "patch", "delete"],
-            ),
+            rule("", &["pods"], KEEP),
         ],
     ),
     (
@@ -112,6 +105,34 @@ const USERS: &[(&str, &[Rule])] = &[
             ),
             rule("", &["namespaces/finalize", "namespaces/status"], WRITE),
             rule("*", &["*"], &["get", "list", "watch", "delete", "deletecollection"]),
+        ],
+    ),
+    (
+        "system:serviceaccount:kube-system:endpointslice-controller",
+        &[
+            rule("", &["nodes", "pods", "services"], READ),
+            rule("", &["services/finalizers"], &["update"]),
+            rule("discovery.k8s.io", &["endpointslices"], KEEP),
+        ],
+    ),
+    (
+        "system:serviceaccount:kube-system:endpoint-controller",
+        &[rule("", &["pods", "services"], READ), rule("", &["endpoints"], KEEP)],
+    ),
+    (
+        "system:serviceaccount:kube-system:endpointslicemirroring-controller",
+        &[
+            rule("", &["endpoints", "services"], READ),
+            rule("discovery.k8s.io", &["endpointslices"], KEEP),
+        ],
+    ),
+    (
+        "system:serviceaccount:kube-system:service-controller",
+        &[
+            rule("", &["nodes", "services"], READ),
+            rule("discovery.k8s.io", &["endpointslices"], READ),
+            // Annotations say a load balancer's name on the LAN and the node that announces it.
+            rule("", &["services", "services/status"], WRITE),
         ],
     ),
     (

@@ -38,11 +38,14 @@ impl Follower {
         Some((item.kind, item.name, object))
     }
 
-    /// Kinds and names up to the end mark.
+    /// Kinds and names up to the end mark, without what every cluster has.
     async fn snapshot(&mut self) -> Vec<(FeedKind, String, bool)> {
         let mut seen = Vec::new();
         while let Some((kind, name, object)) = self.next().await {
-            seen.push((kind, name, object.is_some()));
+            let everywhere = kind == FeedKind::Namespace || kind == FeedKind::Service && name == "kubernetes";
+            if !everywhere {
+                seen.push((kind, name, object.is_some()));
+            }
         }
         seen
     }
@@ -189,4 +192,99 @@ async fn slow_follower_gets_a_new_snapshot_with_what_it_missed() {
         .await
         .expect(200);
     assert_eq!(feed.change().await, gone(FeedKind::Pod, "b"));
+}
+
+#[tokio::test]
+async fn services_slices_namespaces_and_checks_are_sent_to_every_node() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let mut feed = Follower::of(&cluster, "pi-1");
+    assert_eq!(feed.snapshot().await, []);
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}});
+    admin.post("/api/v1/namespaces", &namespace).await.expect(201);
+    assert_eq!(feed.change().await, put(FeedKind::Namespace, "team"));
+    let service =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}});
+    admin
+        .post("/api/v1/namespaces/team/services", &service)
+        .await
+        .expect(201);
+    assert_eq!(feed.change().await, put(FeedKind::Service, "web"));
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "web-1"},
+        "addressType": "IPv4", "endpoints": [{"addresses": ["100.64.1.2"]}], "ports": [{"port": 8080}]});
+    admin
+        .post("/apis/discovery.k8s.io/v1/namespaces/team/endpointslices", &slice)
+        .await
+        .expect(201);
+    assert_eq!(feed.change().await, put(FeedKind::EndpointSlice, "web-1"));
+    let check = json!({"apiVersion": "minidc.dev/v1", "kind": "NetCheck", "metadata": {"name": "c"}, "spec": {"nodes": ["pi-1"]}});
+    admin.post("/apis/minidc.dev/v1/netchecks", &check).await.expect(201);
+    assert_eq!(feed.change().await, put(FeedKind::NetCheck, "c"));
+    let mut again = Follower::of(&cluster, "pi-2");
+    assert_eq!(
+        again.snapshot().await,
+        [
+            put(FeedKind::Service, "web"),
+            put(FeedKind::EndpointSlice, "web-1"),
+            put(FeedKind::NetCheck, "c")
+        ]
+    );
+    admin
+        .delete("/apis/discovery.k8s.io/v1/namespaces/team/endpointslices/web-1")
+        .await
+        .expect(200);
+    assert_eq!(again.change().await, gone(FeedKind::EndpointSlice, "web-1"));
+}
+
+#[tokio::test]
+async fn zone_files_are_sent_to_every_node_while_they_have_their_label() {
+    const SYSTEM: &str = "/api/v1/namespaces/kube-system/configmaps";
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let mut zone = config_map("zones");
+    zone["metadata"]["labels"] = json!({"minidc.dev/dns-zones": ""});
+    admin.post(SYSTEM, &zone).await.expect(201);
+    // The label means nothing elsewhere.
+    admin.post(MAPS, &zone).await.expect(201);
+    let mut feed = Follower::of(&cluster, "pi-1");
+    assert_eq!(feed.snapshot().await, [put(FeedKind::ConfigMap, "zones")]);
+    let unlabelled = json!({"metadata": {"labels": {"minidc.dev/dns-zones": null}}});
+    admin.merge(&format!("{SYSTEM}/zones"), &unlabelled).await.expect(200);
+    assert_eq!(feed.change().await, gone(FeedKind::ConfigMap, "zones"));
+    let labelled = json!({"metadata": {"labels": {"minidc.dev/dns-zones": "true"}}});
+    admin.merge(&format!("{SYSTEM}/zones"), &labelled).await.expect(200);
+    assert_eq!(feed.change().await, put(FeedKind::ConfigMap, "zones"));
+    // A pod that uses it, too, takes nothing away when it goes.
+    let mut user = using("a", "pi-1", "zones");
+    user["metadata"]["namespace"] = "kube-system".into();
+    let pods = "/api/v1/namespaces/kube-system/pods";
+    admin.post(pods, &user).await.expect(201);
+    assert_eq!(feed.change().await, put(FeedKind::Pod, "a"));
+    admin
+        .delete(&format!("{pods}/a?gracePeriodSeconds=0"))
+        .await
+        .expect(200);
+    assert_eq!(feed.change().await, gone(FeedKind::Pod, "a"));
+    admin.delete(&format!("{SYSTEM}/zones")).await.expect(200);
+    assert_eq!(feed.change().await, gone(FeedKind::ConfigMap, "zones"));
+}
+
+#[tokio::test]
+async fn node_reads_what_it_is_sent_and_reports_its_checks() {
+    let cluster = Cluster::start().await;
+    let check = json!({"apiVersion": "minidc.dev/v1", "kind": "NetCheck", "metadata": {"name": "c"}, "spec": {"nodes": ["pi-1"]}});
+    let checks = "/apis/minidc.dev/v1/netchecks";
+    cluster.admin().post(checks, &check).await.expect(201);
+    let node = cluster.node("pi-1");
+    for path in ["/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices", checks] {
+        node.get(path).await.expect(200);
+    }
+    let found = json!({"status": {"nodes": {"pi-1": {"phase": "Done", "results": [{"to": "pi-2", "check": "mtu", "ok": true}]}}}});
+    node.merge(&format!("{checks}/c/status"), &found).await.expect(200);
+    let other = json!({"status": {"nodes": {"pi-2": {"phase": "Done"}}}});
+    node.merge(&format!("{checks}/c/status"), &other).await.expect(403);
+    node.merge(&format!("{checks}/c"), &json!({"spec": {"nodes": []}}))
+        .await
+        .expect(403);
+    node.post(checks, &check).await.expect(403);
 }
