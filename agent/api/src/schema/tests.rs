@@ -98,6 +98,7 @@ fn defaults_fit_their_fields() {
                 Shape::Integer(_) => default.is_i64(),
                 Shape::Boolean => default.is_boolean(),
                 Shape::Object(_) => default.is_object(),
+                Shape::List(_) => default.is_array(),
                 _ => false,
             };
             assert!(fits, "{}.{}", object.name, field.name);
