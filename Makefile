@@ -2,7 +2,7 @@
 export CARGO_TERM_PROGRESS_WHEN ?= never
 MINIDC = target/release/minidc
 
-.PHONY: demo demo-down build packages test bench fmt
+.PHONY: demo demo-down build packages test bench bench-dns bench-services fmt
 
 demo: build            ## a rack of three virtual Pis that kubectl can use
 	@$(MINIDC) rack up --nodes 3
@@ -19,11 +19,20 @@ packages:
 	@.ci/packages
 
 test: build            ## every test: unit, integration, and a real rack
+	@.ci/packages tests
 	cargo test --workspace --locked --doc -q
 	cargo test --workspace --locked --lib --bins --tests --no-fail-fast
 
 bench: build           ## the figures that README.md records
 	cargo run --release --locked -p minidc-tests --bin bench
+
+bench-dns:             ## DNS beside BIND and unbound
+	@.ci/packages tests peers
+	cargo run --release --locked -p minidc-tests --bin bench-dns
+
+bench-services:        ## Service rules beside those of kube-proxy
+	@.ci/packages tests
+	cargo run --release --locked -p minidc-tests --bin bench-services
 
 fmt:
 	cargo fmt --all
