@@ -26,6 +26,7 @@ mod network;
 mod peers;
 mod range;
 pub mod routes;
+pub mod services;
 mod state;
 
 pub use error::Error;
