@@ -18,6 +18,7 @@
 //!   a host that forwards nothing by policy (`FORWARD` drop) is not opened.
 
 mod conflist;
+pub mod dns;
 mod error;
 pub mod facts;
 mod masquerade;
