@@ -3,3 +3,4 @@
 
 mod message;
 mod name;
+mod zonefile;

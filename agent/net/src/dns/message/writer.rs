@@ -172,6 +172,30 @@ impl<'b> Writer<'b> {
         self.record(section, &record.name, record.kind, record.class, ttl, scratch)
     }
 
+    /// Appends records that are encoded already, with their numbers by section. Where they begin in the message, which their
+    /// compression pointers must be made for, is returned.
+    ///
+    /// # Errors
+    /// If they do not fit; nothing is then written.
+    pub(crate) fn blit(&mut self, bytes: &[u8], answers: u16, authority: u16, additional: u16) -> Result<usize, Full> {
+        let at = self.message().len();
+        if at + bytes.len() > self.limit {
+            return Err(Full);
+        }
+        self.out.extend_from_slice(bytes);
+        self.counts[1] += answers;
+        self.counts[2] += authority;
+        self.counts[3] += additional;
+        Ok(at)
+    }
+
+    /// Overwrites bytes of the message, which must be there, with as many others.
+    pub(crate) fn patch(&mut self, at: usize, bytes: &[u8]) {
+        if let Some(place) = self.out[self.start..].get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    }
+
     /// Ends the message: header and, if asked for at the beginning, an OPT record. `flags` are those of the header without
     /// its response code; a code above 15 needs EDNS.
     pub(crate) fn finish(mut self, id: u16, flags: u16, rcode: Rcode, dnssec: bool) {
