@@ -9,11 +9,12 @@ use crate::{Error, Range};
 /// The bridge that a node's pods are plugged into.
 pub(crate) const BRIDGE: &str = "cni0";
 
-/// The configuration list for a node with this pod range: bridge, host-local addresses, port mappings.
+/// The configuration list for a node with this pod range and this largest packet: bridge, host-local addresses, port
+/// mappings.
 ///
 /// host-local keeps its leases under `/run`: no writes to the SD card, and none left over after a power cut, when all
 /// sandboxes are gone anyway.
-pub(crate) fn text(own: Range) -> String {
+pub(crate) fn text(own: Range, mtu: u32) -> String {
     let list = json!({
         "cniVersion": "0.4.0",
         "name": "minidc",
@@ -24,6 +25,7 @@ pub(crate) fn text(own: Range) -> String {
                 "isGateway": true,
                 "hairpinMode": true,
                 "ipMasq": false,
+                "mtu": mtu,
                 "ipam": {
                     "type": "host-local",
                     "dataDir": "/run/minidc/cni",
@@ -35,6 +37,12 @@ pub(crate) fn text(own: Range) -> String {
         ]
     });
     format!("{list:#}\n")
+}
+
+/// The largest packet that the file at `path` gives to pods; none if there is no such file.
+pub(crate) fn mtu(path: &Path) -> Option<u32> {
+    let list: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    list.pointer("/plugins/0/mtu")?.as_u64()?.try_into().ok()
 }
 
 /// Makes the file say so, in one step, and only if it does not already: containerd reloads at each write.
@@ -69,10 +77,11 @@ mod tests {
 
     #[test]
     fn configuration_names_the_range_and_no_masquerade() {
-        let list: serde_json::Value = serde_json::from_str(&text("100.64.2.0/24".parse().unwrap())).unwrap();
+        let list: serde_json::Value = serde_json::from_str(&text("100.64.2.0/24".parse().unwrap(), 1450)).unwrap();
         assert_eq!(list["cniVersion"], "0.4.0");
         assert_eq!(list["plugins"][0]["ipam"]["ranges"][0][0]["subnet"], "100.64.2.0/24");
         assert_eq!(list["plugins"][0]["ipMasq"], false);
+        assert_eq!(list["plugins"][0]["mtu"], 1450);
         assert_eq!(list["plugins"][1]["type"], "portmap");
     }
 
@@ -80,6 +89,7 @@ mod tests {
     fn unchanged_file_is_not_written_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("net.d/10-minidc.conflist");
+        assert_eq!(mtu(&path), None);
         assert!(write(&path, "one").unwrap());
         let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
         let before = inode(&path);
@@ -88,5 +98,8 @@ mod tests {
         assert!(write(&path, "two").unwrap());
         assert_eq!(fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(fs::read_dir(directory.path().join("net.d")).unwrap().count(), 1);
+        assert_eq!(mtu(&path), None);
+        assert!(write(&path, &text("100.64.2.0/24".parse().unwrap(), 1450)).unwrap());
+        assert_eq!(mtu(&path), Some(1450));
     }
 }

@@ -34,8 +34,9 @@ pub enum Error {
     },
 }
 
-/// `ESRCH` and `EADDRNOTAVAIL` of Linux: the route, or the address, to be removed is not there.
-const NOT_THERE: [i32; 2] = [3, 99];
+/// `ENOENT`, `ESRCH`, `ENODEV` and `EADDRNOTAVAIL` of Linux: the entry, the route, the interface or the address to be removed
+/// is not there.
+const NOT_THERE: [i32; 4] = [2, 3, 19, 99];
 
 impl Error {
     /// Whether the kernel says that the object is not there.

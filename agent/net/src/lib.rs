@@ -1,8 +1,9 @@
 //! How pods are reached: the CNI configuration that gives a pod its address, the routes to the other nodes' pods, and the
 //! way out of the rack.
 //!
-//! This crate owns, on its node: `/etc/cni/net.d/10-minidc.conflist`, the routes with [`ROUTE_PROTOCOL`], the nftables
-//! table `ip minidc`, and the switch `net.ipv4.ip_forward`. Everything else about the host's network is left as it is:
+//! This crate owns, on its node: `/etc/cni/net.d/10-minidc.conflist`, the bridge `cni0`, the tunnel [`vxlan::DEVICE`], the
+//! routes with [`ROUTE_PROTOCOL`], the address of DNS on `lo`, the nftables table `ip minidc`, and the switches
+//! `net.ipv4.ip_forward` and `net.bridge.bridge-nf-call-iptables`. Everything else about the host's network is left as it is:
 //! other routes, other tables, other CNI configurations. It never decides who is in the cluster or which range a node has;
 //! it is told ([`Peers`]) and says how it went ([`NetworkState`]). A route is taken away only when the list of peers is
 //! known to be whole ([`Peers::synced`]): absence is never an order.
@@ -11,8 +12,9 @@
 //!
 //! # Current limitations
 //! - IPv4 only.
-//! - Peers must be on a common link (host-gw); others are reported as [`Reason::PeerNotOnLink`] and not routed. vxlan for
-//!   them is not there yet.
+//! - Anyone on a network that a node is plugged into can send packets to its pods, directly or through the tunnel.
+//! - Pods that run when a node is first reached through the tunnel keep their larger packets and learn of the smaller limit
+//!   from the first one that does not fit; such a pod and a younger one on the same node lose larger datagrams to each other.
 //! - No Services, DNS or network policies yet.
 //! - A firewall that flushes all nftables rules takes the way out with it until the agent restarts or its range changes;
 //!   a host that forwards nothing by policy (`FORWARD` drop) is not opened.
@@ -22,6 +24,7 @@ pub mod dns;
 mod error;
 pub mod facts;
 mod masquerade;
+mod mtu;
 mod netlink;
 mod network;
 mod peers;
@@ -29,6 +32,7 @@ mod range;
 pub mod routes;
 pub mod services;
 mod state;
+pub mod vxlan;
 
 pub use error::Error;
 pub use netlink::ROUTE_PROTOCOL;

@@ -1,23 +1,29 @@
-//! Reads addresses and routes from the kernel, and applies planned changes.
+//! Reads interfaces, addresses and routes from the kernel, and applies planned changes.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use futures::{StreamExt as _, TryStreamExt as _, channel::mpsc::UnboundedReceiver};
 use rtnetlink::{
-    Handle, MulticastGroup, RouteMessageBuilder,
+    Handle, LinkBridge, LinkUnspec, LinkVxlan, MulticastGroup, RouteMessageBuilder,
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
-        link::LinkAttribute,
-        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol},
+        link::{InfoData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
     },
     sys::SocketAddr,
 };
 
 use crate::{
     Error, Range,
-    routes::{Action, LinkAddress, Observed, Route},
+    conflist::BRIDGE,
+    routes::{self, Action, Bridge, Hop, LOOPBACK, LinkAddress, OWN_LABEL, Observed, Route},
+    vxlan::{self, End, Mac, Remote},
 };
 
 /// Protocol number of our routes (`proto 77` in `ip route`); not assigned in iproute2's `rt_protos`. Only routes with it are
@@ -52,7 +58,7 @@ impl Netlink {
         })
     }
 
-    /// Waits until addresses or routes may no longer be what they were. `false`: there will be no more events.
+    /// Waits until interfaces, addresses or routes may no longer be what they were. `false`: there will be no more events.
     pub(crate) async fn changed(&mut self) -> bool {
         while let Some((message, _)) = self.events.next().await {
             if concerns_us(&message.payload) {
@@ -69,6 +75,27 @@ impl Netlink {
 
     pub(crate) async fn observe(&self) -> Result<Observed, Error> {
         let mut observed = Observed::default();
+        let mut names = BTreeMap::new();
+        let mut tunnel = None;
+        let mut links = self.handle.link().get().execute();
+        while let Some(message) = links.try_next().await.map_err(failed("list interfaces"))? {
+            let Some(name) = name(&message) else { continue };
+            names.insert(message.header.index, name.to_owned());
+            let mtu = mtu(&message);
+            observed.mtus.insert(name.to_owned(), mtu);
+            match name {
+                BRIDGE => {
+                    let up = message.header.flags.contains(LinkFlags::Up);
+                    observed.bridge = Some(Bridge { up, mtu });
+                }
+                vxlan::DEVICE => tunnel = Some(message),
+                _ => {}
+            }
+        }
+        // the kernel makes one list at a time
+        if let Some(link) = tunnel {
+            observed.tunnel = Some(self.tunnel(&link).await?);
+        }
         let mut addresses = self.handle.address().get().execute();
         while let Some(message) = addresses.try_next().await.map_err(failed("list addresses"))? {
             observed.addresses.extend(link_address(&message));
@@ -76,35 +103,172 @@ impl Netlink {
         let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let mut routes = self.handle.route().get(query).execute();
         while let Some(message) = routes.try_next().await.map_err(failed("list routes"))? {
-            observed.routes.extend(own_route(&message));
+            match route(&message, &names) {
+                Some(Known::Own(route)) => observed.routes.push(route),
+                Some(Known::Other(range)) => observed.reach.push(range),
+                None => {}
+            }
         }
         Ok(observed)
     }
 
+    /// The device with its neighbour and forwarding entries.
+    async fn tunnel(&self, link: &LinkMessage) -> Result<vxlan::Device, Error> {
+        let mut device = device(link);
+        for family in [AddressFamily::Inet, AddressFamily::Bridge] {
+            let query = self.handle.neighbours().get().set_address_family(family);
+            let mut entries = query.execute();
+            while let Some(entry) = entries.try_next().await.map_err(failed("list neighbours"))? {
+                if entry.header.ifindex != link.header.index {
+                    continue;
+                }
+                let Some((address, mac)) = neighbour(&entry) else {
+                    continue;
+                };
+                if family == AddressFamily::Inet {
+                    // one that is not permanent would be asked for, which nobody answers
+                    if entry.header.state == NeighbourState::Permanent {
+                        device.neighbours.push((address, mac));
+                    }
+                } else {
+                    device.forwarding.push((mac, address));
+                }
+            }
+        }
+        Ok(device)
+    }
+
     pub(crate) async fn apply(&self, action: &Action) -> Result<(), Error> {
         match action {
-            Action::Replace(route) => {
-                let Route { destination, gateway } = route;
-                let attempt = format!("route {destination} via {gateway}");
-                self.handle
-                    .route()
-                    .add(message(*route))
-                    .replace()
-                    .execute()
+            Action::MakeBridge(mac) => self.make_bridge(*mac).await,
+            Action::BridgeUp => self.switch_on(BRIDGE).await,
+            Action::SetMtu(interface, mtu) => {
+                let change = LinkUnspec::new_with_name(interface).mtu(*mtu).build();
+                let attempt = format!("set the largest packet of {interface} to {mtu} bytes");
+                self.handle.link().set(change).execute().await.map_err(failed(attempt))
+            }
+            Action::MakeTunnel(end, mtu) => self.make_tunnel(end, *mtu).await,
+            Action::RemoveTunnel => {
+                let attempt = format!("remove {}", vxlan::DEVICE);
+                let index = self.index(vxlan::DEVICE).await?;
+                self.handle.link().del(index).execute().await.map_err(failed(attempt))
+            }
+            Action::SetRemote(remote) => self.set_remote(remote).await,
+            Action::RemoveNeighbour(address) => {
+                let mut message = NeighbourMessage::default();
+                message.header.family = AddressFamily::Inet;
+                message
+                    .attributes
+                    .push(NeighbourAttribute::Destination(NeighbourAddress::Inet(*address)));
+                self.remove_neighbour(message, format!("forget the neighbour {address} in the tunnel"))
                     .await
-                    .map_err(failed(attempt))
+            }
+            Action::RemoveForwarding(mac, node) => {
+                let mut message = NeighbourMessage::default();
+                message.header.family = AddressFamily::Bridge;
+                message.header.flags = NeighbourFlags::Own;
+                message
+                    .attributes
+                    .push(NeighbourAttribute::LinkLayerAddress(mac.to_vec()));
+                message
+                    .attributes
+                    .push(NeighbourAttribute::Destination(NeighbourAddress::Inet(*node)));
+                self.remove_neighbour(message, format!("forget the tunnel's end on {node}"))
+                    .await
+            }
+            Action::AddAddress(address) => self.add_address(address).await,
+            Action::RemoveAddress(address) => self.remove_address(address).await,
+            Action::Replace(route) => {
+                let attempt = format!("route {}", described(route));
+                let message = self.message(route).await?;
+                let request = self.handle.route().add(message).replace();
+                request.execute().await.map_err(failed(attempt))
             }
             Action::Delete(route) => {
-                let attempt = format!("remove the route {} via {}", route.destination, route.gateway);
+                let attempt = format!("remove the route {}", described(route));
+                let message = self.message(route).await?;
                 self.handle
                     .route()
-                    .del(message(*route))
+                    .del(message)
                     .execute()
                     .await
                     .map_err(failed(attempt))
             }
-            Action::RemoveBridgeAddress(address) => self.remove_address(address).await,
         }
+    }
+
+    async fn index(&self, interface: &str) -> Result<u32, Error> {
+        let attempt = format!("look up the interface {interface}");
+        let mut links = self.handle.link().get().match_name(interface.to_owned()).execute();
+        let link = links.try_next().await.map_err(failed(attempt.clone()))?;
+        link.map(|link| link.header.index)
+            .ok_or_else(|| failed(attempt)(rtnetlink::Error::RequestFailed))
+    }
+
+    async fn switch_on(&self, interface: &str) -> Result<(), Error> {
+        let change = LinkUnspec::new_with_name(interface).up().build();
+        let attempt = format!("switch {interface} on");
+        self.handle.link().set(change).execute().await.map_err(failed(attempt))
+    }
+
+    /// With a hardware address given, the bridge does not take over that of a pod that comes, and lose it when it goes.
+    async fn make_bridge(&self, mac: Mac) -> Result<(), Error> {
+        let link = LinkBridge::new(BRIDGE).address(mac.to_vec()).build();
+        let attempt = format!("make the bridge {BRIDGE}");
+        self.handle.link().add(link).execute().await.map_err(failed(attempt))
+    }
+
+    /// Bound to no interface and no address: packets take the node's own routes, also after it moved.
+    async fn make_tunnel(&self, end: &End, mtu: u32) -> Result<(), Error> {
+        let link = LinkVxlan::new(vxlan::DEVICE, vxlan::NETWORK)
+            .port(vxlan::PORT)
+            .learning(false)
+            .address(end.mac.to_vec())
+            .mtu(mtu)
+            .up()
+            .build();
+        let attempt = format!("make the tunnel {}", vxlan::DEVICE);
+        self.handle.link().add(link).execute().await.map_err(failed(attempt))
+    }
+
+    async fn set_remote(&self, remote: &Remote) -> Result<(), Error> {
+        let Remote { address, node } = *remote;
+        let index = self.index(vxlan::DEVICE).await?;
+        let mac = vxlan::mac(address);
+        let neighbours = self.handle.neighbours();
+        neighbours
+            .add(index, address.into())
+            .link_layer_address(&mac)
+            .replace()
+            .execute()
+            .await
+            .map_err(failed(format!("tell the tunnel of its end {address}")))?;
+        neighbours
+            .add_bridge(index, &mac)
+            .destination(node.into())
+            .flags(NeighbourFlags::Own)
+            .replace()
+            .execute()
+            .await
+            .map_err(failed(format!("tell the tunnel that its end {address} is on {node}")))
+    }
+
+    async fn remove_neighbour(&self, mut message: NeighbourMessage, attempt: String) -> Result<(), Error> {
+        message.header.ifindex = self.index(vxlan::DEVICE).await?;
+        let request = self.handle.neighbours().del(message);
+        request.execute().await.map_err(failed(attempt))
+    }
+
+    async fn add_address(&self, wanted: &LinkAddress) -> Result<(), Error> {
+        let LinkAddress { interface, address, .. } = wanted;
+        let attempt = format!("add the address {address} to {interface}");
+        let index = self.index(interface).await?;
+        let mut request = self.handle.address().add(index, (*address).into(), wanted.prefix);
+        if wanted.own {
+            let label = AddressAttribute::Label(OWN_LABEL.into());
+            request.message_mut().attributes.push(label);
+        }
+        request.execute().await.map_err(failed(attempt))
     }
 
     async fn remove_address(&self, wanted: &LinkAddress) -> Result<(), Error> {
@@ -112,16 +276,38 @@ impl Netlink {
         let mut addresses = self.handle.address().get().execute();
         while let Some(message) = addresses.try_next().await.map_err(failed("list addresses"))? {
             if link_address(&message).as_ref() == Some(wanted) {
-                return self
-                    .handle
-                    .address()
-                    .del(message)
-                    .execute()
-                    .await
-                    .map_err(failed(attempt));
+                let request = self.handle.address().del(message);
+                return request.execute().await.map_err(failed(attempt));
             }
         }
         Ok(())
+    }
+
+    async fn message(&self, route: &Route) -> Result<RouteMessage, Error> {
+        let builder = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(route.destination.network(), route.destination.prefix())
+            .protocol(RouteProtocol::from(ROUTE_PROTOCOL));
+        Ok(match route.hop {
+            Hop::Gateway(gateway) => builder.gateway(gateway).build(),
+            Hop::Tunnel(end) => {
+                let index = self.index(vxlan::DEVICE).await?;
+                builder.gateway(end).output_interface(index).onlink().build()
+            }
+            Hop::Bridge(source) => {
+                let index = self.index(BRIDGE).await?;
+                let builder = builder.output_interface(index).scope(RouteScope::Link);
+                builder.pref_source(source).build()
+            }
+        })
+    }
+}
+
+fn described(route: &Route) -> String {
+    let destination = route.destination;
+    match route.hop {
+        Hop::Gateway(gateway) => format!("{destination} via {gateway}"),
+        Hop::Tunnel(end) => format!("{destination} via {end} in the tunnel"),
+        Hop::Bridge(source) => format!("{destination} from {source}"),
     }
 }
 
@@ -133,48 +319,110 @@ fn failed(attempt: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error 
     }
 }
 
-fn message(route: Route) -> RouteMessage {
-    RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(route.destination.network(), route.destination.prefix())
-        .gateway(route.gateway)
-        .protocol(RouteProtocol::from(ROUTE_PROTOCOL))
-        .build()
-}
-
-fn own_route(message: &RouteMessage) -> Option<Route> {
-    if u8::from(message.header.protocol) != ROUTE_PROTOCOL
-        || message.header.table != RouteHeader::RT_TABLE_MAIN
-        || message.header.address_family != AddressFamily::Inet
-    {
-        return None;
-    }
-    let (mut destination, mut gateway) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some(*address),
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
-            _ => {}
-        }
-    }
-    let destination = Range::around(destination?, message.header.destination_prefix_length);
-    Some(Route {
-        destination,
-        gateway: gateway?,
+fn name(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
     })
 }
 
-fn link_address(message: &AddressMessage) -> Option<LinkAddress> {
-    let (mut address, mut interface) = (None, None);
-    for attribute in &message.attributes {
+fn mtu(link: &LinkMessage) -> u32 {
+    let mtu = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    mtu.unwrap_or(crate::mtu::ETHERNET)
+}
+
+fn device(link: &LinkMessage) -> vxlan::Device {
+    let mut device = vxlan::Device {
+        mtu: mtu(link),
+        ..vxlan::Device::default()
+    };
+    for attribute in &link.attributes {
         match attribute {
-            AddressAttribute::Local(IpAddr::V4(local)) => address = Some(*local),
-            // IPv4 addresses carry the interface's name, with `:alias` for a second one.
-            AddressAttribute::Label(label) => interface = label.split(':').next().map(str::to_owned),
+            LinkAttribute::Address(address) => device.mac = Mac::try_from(address.as_slice()).unwrap_or_default(),
+            LinkAttribute::LinkInfo(infos) => {
+                let vxlan = infos.iter().find_map(|info| match info {
+                    LinkInfo::Data(InfoData::Vxlan(vxlan)) => Some(vxlan),
+                    _ => None,
+                });
+                for info in vxlan.into_iter().flatten() {
+                    match info {
+                        InfoVxlan::Id(network) => device.network = Some(*network),
+                        InfoVxlan::Port(port) => device.port = Some(*port),
+                        _ => {}
+                    }
+                }
+            }
             _ => {}
         }
     }
+    device
+}
+
+fn neighbour(entry: &NeighbourMessage) -> Option<(Ipv4Addr, Mac)> {
+    let (mut address, mut mac) = (None, None);
+    for attribute in &entry.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some(*found),
+            NeighbourAttribute::LinkLayerAddress(found) => mac = Mac::try_from(found.as_slice()).ok(),
+            _ => {}
+        }
+    }
+    address.zip(mac)
+}
+
+/// A route of the main table.
+enum Known {
+    Own(Route),
+    /// Someone else's, that leads out of this node.
+    Other(Range),
+}
+
+fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<Known> {
+    if message.header.table != RouteHeader::RT_TABLE_MAIN || message.header.address_family != AddressFamily::Inet {
+        return None;
+    }
+    let (mut destination, mut gateway, mut source, mut interface) = (Ipv4Addr::UNSPECIFIED, None, None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
+            RouteAttribute::Oif(index) => interface = names.get(index).map(String::as_str),
+            _ => {}
+        }
+    }
+    let destination = Range::around(destination, message.header.destination_prefix_length);
+    if u8::from(message.header.protocol) != ROUTE_PROTOCOL {
+        let leaves = message.header.kind == RouteType::Unicast && !interface.is_some_and(routes::is_inner);
+        return leaves.then_some(Known::Other(destination));
+    }
+    let hop = match (interface, gateway, source) {
+        (Some(vxlan::DEVICE), Some(end), _) => Hop::Tunnel(end),
+        (Some(BRIDGE), None, Some(source)) => Hop::Bridge(source),
+        (_, Some(gateway), _) => Hop::Gateway(gateway),
+        // one that no version made: replaced if its destination is wanted
+        _ => return None,
+    };
+    Some(Known::Own(Route { destination, hop }))
+}
+
+fn link_address(message: &AddressMessage) -> Option<LinkAddress> {
+    let (mut address, mut label) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(IpAddr::V4(local)) => address = Some(*local),
+            AddressAttribute::Label(found) => label = Some(found.as_str()),
+            _ => {}
+        }
+    }
+    // IPv4 addresses carry the interface's name, with `:alias` for a second one.
+    let interface = label?.split(':').next()?.to_owned();
     Some(LinkAddress {
-        interface: interface?,
+        own: interface == LOOPBACK && label == Some(OWN_LABEL),
+        interface,
         address: address?,
         prefix: message.header.prefix_len,
     })
@@ -185,15 +433,22 @@ fn concerns_us(payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
     let NetlinkPayload::InnerMessage(message) = payload else {
         return false;
     };
+    let own = |route: &RouteMessage| u8::from(route.header.protocol) == ROUTE_PROTOCOL;
+    let main = |route: &RouteMessage| route.header.table == RouteHeader::RT_TABLE_MAIN;
     match message {
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
             link_address(address).is_some()
         }
-        RouteNetlinkMessage::DelRoute(route) => u8::from(route.header.protocol) == ROUTE_PROTOCOL,
-        RouteNetlinkMessage::NewLink(link) => !link
-            .attributes
-            .iter()
-            .any(|attribute| matches!(attribute, LinkAttribute::IfName(name) if name.starts_with("veth"))),
+        RouteNetlinkMessage::NewRoute(route) => main(route) && !own(route),
+        RouteNetlinkMessage::DelRoute(route) => main(route),
+        RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => {
+            // news of a signal carry no packet size
+            let whole = link
+                .attributes
+                .iter()
+                .any(|attribute| matches!(attribute, LinkAttribute::Mtu(_)));
+            whole && !name(link).is_some_and(|name| name.starts_with("veth"))
+        }
         _ => false,
     }
 }

@@ -5,17 +5,18 @@ use std::{
     fs, io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    process::Stdio,
     sync::Arc,
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{process::Command, sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, NetworkState, Peers, Problem, Range, Reason, conflist, masquerade,
+    Error, NetworkState, Peers, Problem, Range, Reason, conflist, masquerade, mtu,
     netlink::Netlink,
-    routes::{self, Action},
+    routes::{self, Ranges},
 };
 
 /// First wait after a failed change; doubled up to [`RETRY_LONGEST`].
@@ -23,6 +24,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 /// Kernel events come in bunches; one look serves them all.
 const SETTLE: Duration = Duration::from_millis(50);
+
+/// Longest wait for a kernel module.
+const LOAD: Duration = Duration::from_secs(10);
 
 /// What the network is told once.
 #[derive(Clone, Debug)]
@@ -44,6 +48,10 @@ pub struct Network {
     state: watch::Sender<NetworkState>,
     /// Rules that nft took last.
     rules: Option<String>,
+    /// The tunnel was needed since the agent started.
+    tunnelled: bool,
+    /// The kernel was asked to show bridged packets to the rules.
+    asked_bridge: bool,
     /// Wait before the next try, once one has failed.
     retry: Option<Duration>,
 }
@@ -56,6 +64,8 @@ impl Network {
             config,
             state: watch::Sender::default(),
             rules: None,
+            tunnelled: false,
+            asked_bridge: false,
             retry: None,
         }
     }
@@ -116,20 +126,32 @@ impl Network {
                 return;
             }
         };
-        let desired = routes::desired(self.config.pod_range, peers, &observed.addresses);
+        let mut desired = routes::desired(&self.ranges(), peers, &observed);
+        self.tunnelled |= desired.tunnel.is_some();
+        let present = conflist::mtu(&self.config.conflist);
+        let pod_mtu = mtu::of_pods(desired.uplink_mtu, self.tunnelled, peers.synced, present);
+        desired.pod_mtu = Some(pod_mtu);
+        let mut own_ready = desired.own.is_some();
         if let Some(own) = desired.own
             && let Err(error) = self.prepare(own).await
         {
+            own_ready = false;
             failures.push(error);
         }
-        let own_ready = desired.own.is_some() && failures.is_empty();
         for action in routes::plan(&desired, &observed, peers.synced) {
             match netlink.apply(&action).await {
                 Ok(()) => tracing::info!(?action, "pod network"),
                 // The kernel took it away with its link.
-                Err(error) if !matches!(action, Action::Replace(_)) && error.is_not_found() => {}
+                Err(error) if action.removes() && error.is_not_found() => {}
                 Err(error) => failures.push(error),
             }
+        }
+        // The CNI configuration comes last: once it is there, pods are started.
+        if let Some(own) = desired.own
+            && let Err(error) = self.configure(own, pod_mtu)
+        {
+            own_ready = false;
+            failures.push(error);
         }
         if failures.is_empty() {
             self.retry = None;
@@ -142,17 +164,31 @@ impl Network {
         }
     }
 
-    /// Makes this node able to give its pods addresses and a way out. The CNI configuration comes last: once it is there,
-    /// pods are started.
+    fn ranges(&self) -> Ranges {
+        Ranges {
+            pods: self.config.pod_range,
+            services: self.config.service_range,
+            dns: self.config.dns,
+        }
+    }
+
+    /// Makes this node able to pass packets on, and its pods able to leave it.
     async fn prepare(&mut self, own: Range) -> Result<(), Error> {
-        forward(Path::new("/proc/sys/net/ipv4/ip_forward"))?;
+        switch_on(Path::new("/proc/sys/net/ipv4/ip_forward"))?;
+        if !std::mem::replace(&mut self.asked_bridge, true) {
+            show_bridged_packets().await;
+        }
         let rules = masquerade::rules(own, self.config.pod_range);
         if self.rules.as_ref() != Some(&rules) {
             masquerade::apply(&rules).await?;
             self.rules = Some(rules);
         }
-        if conflist::write(&self.config.conflist, &conflist::text(own))? {
-            tracing::info!(range = %own, file = %self.config.conflist.display(), "CNI configuration written");
+        Ok(())
+    }
+
+    fn configure(&self, own: Range, mtu: u32) -> Result<(), Error> {
+        if conflist::write(&self.config.conflist, &conflist::text(own, mtu))? {
+            tracing::info!(range = %own, mtu, file = %self.config.conflist.display(), "CNI configuration written");
         }
         Ok(())
     }
@@ -184,8 +220,8 @@ impl Network {
     }
 }
 
-/// Lets the node pass packets on, unless it does already.
-fn forward(switch: &Path) -> Result<(), Error> {
+/// Sets a switch of the kernel to 1, unless it is already.
+fn switch_on(switch: &Path) -> Result<(), Error> {
     let set = || -> io::Result<()> {
         if fs::read_to_string(switch)?.trim() == "1" {
             Ok(())
@@ -197,6 +233,28 @@ fn forward(switch: &Path) -> Result<(), Error> {
         path: switch.to_owned(),
         source,
     })
+}
+
+/// Has packets between pods of this node pass the rules, so that a pod reached through a Service sees who called. The rules
+/// for Services work without it too: a kernel that cannot do it is no fault.
+async fn show_bridged_packets() {
+    let switch = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
+    if !switch.exists() {
+        let mut load = Command::new("modprobe");
+        load.arg("br_netfilter")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
+        let loaded = tokio::time::timeout(LOAD, load.status()).await;
+        tracing::debug!(?loaded, "load br_netfilter");
+    }
+    if let Err(error) = switch_on(switch) {
+        tracing::info!(
+            error = &error as &dyn std::error::Error,
+            "pods of this node that call each other through a Service will be seen as the node"
+        );
+    }
 }
 
 /// The error and what caused it, in one line for a condition.

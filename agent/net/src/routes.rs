@@ -1,19 +1,57 @@
-//! Which routes lead to the other nodes' pods, and what is to be changed so that they do. Pure.
+//! What of the node's network leads to pods and Services, and what is to be changed so that it does. Pure.
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
 };
 
-use crate::{Peer, Peers, Problem, Range, Reason, conflist::BRIDGE};
+use crate::{
+    Peer, Peers, Problem, Range, Reason,
+    conflist::BRIDGE,
+    vxlan::{self, End, Mac, Remote},
+};
 
-/// A route to the pods of another node.
+/// Label of the addresses on `lo` that are ours to take away.
+pub(crate) const OWN_LABEL: &str = "lo:minidc";
+/// The loopback interface.
+pub(crate) const LOOPBACK: &str = "lo";
+
+/// The ranges of the cluster, the same on every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// All nodes' pod ranges are cut from it.
+    pub pods: Range,
+    /// Addresses of Services.
+    pub services: Option<Range>,
+    /// Address of the cluster's DNS.
+    pub dns: Option<Ipv4Addr>,
+}
+
+impl Ranges {
+    fn contains(&self, address: Ipv4Addr) -> bool {
+        self.pods.contains(address) || self.services.is_some_and(|services| services.contains(address))
+    }
+}
+
+/// Where packets go next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hop {
+    /// To another node, on a link of this one.
+    Gateway(Ipv4Addr),
+    /// Through the tunnel, to this end of it.
+    Tunnel(Ipv4Addr),
+    /// Nowhere: before a packet leaves, the rules for Services have given it another destination. What counts is that the
+    /// node itself sends it from its address among the pods, to which every pod finds the way back.
+    Bridge(Ipv4Addr),
+}
+
+/// A route of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
-    /// The other node's pods.
+    /// Pods of another node, or all Services.
     pub destination: Range,
-    /// The other node, on a link of this one.
-    pub gateway: Ipv4Addr,
+    /// The way there.
+    pub hop: Hop,
 }
 
 /// An IPv4 address of this node.
@@ -25,6 +63,8 @@ pub struct LinkAddress {
     pub address: Ipv4Addr,
     /// Prefix length of the interface's network.
     pub prefix: u8,
+    /// Ours, although the interface is not.
+    pub own: bool,
 }
 
 impl LinkAddress {
@@ -34,8 +74,22 @@ impl LinkAddress {
 
     /// Whether the address belongs to a network outside the node, not to pods or the node itself.
     fn is_lan(&self) -> bool {
-        !self.address.is_loopback() && self.interface != BRIDGE && !self.interface.starts_with("veth")
+        !self.address.is_loopback() && !is_inner(&self.interface)
     }
+}
+
+/// Whether an interface leads to pods of this node, to itself, or into the tunnel.
+pub(crate) fn is_inner(interface: &str) -> bool {
+    [LOOPBACK, BRIDGE, vxlan::DEVICE].contains(&interface) || interface.starts_with("veth")
+}
+
+/// The pod bridge, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// It is switched on.
+    pub up: bool,
+    /// Largest packet it takes.
+    pub mtu: u32,
 }
 
 /// What the kernel has now.
@@ -43,19 +97,37 @@ impl LinkAddress {
 pub struct Observed {
     /// Routes with our protocol number in the main table.
     pub routes: Vec<Route>,
+    /// Where the other routes of the main table lead that leave this node; the default route is `0.0.0.0/0`.
+    pub reach: Vec<Range>,
     /// IPv4 addresses of all interfaces.
     pub addresses: Vec<LinkAddress>,
+    /// Largest packet of each interface, by name.
+    pub mtus: BTreeMap<String, u32>,
+    /// The pod bridge.
+    pub bridge: Option<Bridge>,
+    /// The tunnel.
+    pub tunnel: Option<vxlan::Device>,
 }
 
 /// What the kernel ought to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// Routes to all nodes that can be reached.
+    /// Routes to all nodes that can be reached, and to the Services.
     pub routes: Vec<Route>,
-    /// Ranges of nodes that exist but cannot be reached now: their routes are left as they are.
+    /// Ranges of nodes that exist but cannot be reached now: what leads there is left as it is.
     pub unreachable: Vec<Range>,
     /// This node's pod range, when it has a usable one.
     pub own: Option<Range>,
+    /// Address of the cluster's DNS, for `lo`.
+    pub dns: Option<Ipv4Addr>,
+    /// This node's end of the tunnel, when some node can be reached only through it.
+    pub tunnel: Option<End>,
+    /// Those nodes.
+    pub remotes: Vec<Remote>,
+    /// Smallest packet limit of the networks this node is plugged into.
+    pub uplink_mtu: Option<u32>,
+    /// Largest packet of pods; decided by the caller, since it depends on what was.
+    pub pod_mtu: Option<u32>,
     /// Everything that is wrong, the worst first.
     pub problems: Vec<Problem>,
 }
@@ -63,51 +135,75 @@ pub struct Desired {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Add the route, or lead the present one to this gateway.
+    /// Make the pod bridge with this hardware address; pods keep it as their gateway's.
+    MakeBridge(Mac),
+    /// Switch the pod bridge on.
+    BridgeUp,
+    /// Set the largest packet of an interface.
+    SetMtu(&'static str, u32),
+    /// Make the tunnel's device and switch it on.
+    MakeTunnel(End, u32),
+    /// Remove the tunnel's device and with it all that leads into it.
+    RemoveTunnel,
+    /// Tell the tunnel of another node's end, or where that is now.
+    SetRemote(Remote),
+    /// Forget a neighbour in the tunnel.
+    RemoveNeighbour(Ipv4Addr),
+    /// Forget which node a hardware address in the tunnel belongs to.
+    RemoveForwarding(Mac, Ipv4Addr),
+    /// Add an address.
+    AddAddress(LinkAddress),
+    /// Remove an address that was ours.
+    RemoveAddress(LinkAddress),
+    /// Add the route, or lead the present one this way.
     Replace(Route),
     /// Remove the route.
     Delete(Route),
-    /// Remove an address of the pod bridge that belongs to a former range of this node.
-    RemoveBridgeAddress(LinkAddress),
 }
 
-/// Works out the routes from what is known of the cluster; `pods` is the range that all nodes' ranges are cut from.
-#[must_use]
-pub fn desired(pods: Range, peers: &Peers, addresses: &[LinkAddress]) -> Desired {
-    let mut desired = Desired::default();
-    let own_problem = match peers.own {
-        None => Some((
-            Reason::NoPodRange,
-            "the control plane has not given this node a pod range yet".to_owned(),
-        )),
-        Some(own) if !pods.covers(own) => Some((
-            Reason::BadPodRange,
-            format!("this node's pod range {own} is not within the cluster's {pods}"),
-        )),
-        // Network, gateway and broadcast address and at least one pod.
-        Some(own) if own.prefix() > 30 => Some((
-            Reason::BadPodRange,
-            format!("this node's pod range {own} has no room for a pod"),
-        )),
-        Some(own) => {
-            desired.own = Some(own);
-            None
-        }
-    };
-    if let Some((reason, message)) = own_problem {
-        desired.problems.push(Problem { reason, message });
+impl Action {
+    /// Whether nothing is left to do if the object is not there.
+    pub(crate) fn removes(&self) -> bool {
+        matches!(
+            self,
+            Self::RemoveTunnel
+                | Self::RemoveNeighbour(_)
+                | Self::RemoveForwarding(..)
+                | Self::RemoveAddress(_)
+                | Self::Delete(_)
+        )
     }
-    for lan in addresses
+}
+
+/// First address of a node's pod range after that of the tunnel's end: the bridge's, and so the pods' gateway.
+#[must_use]
+pub(crate) fn gateway_of(own: Range) -> Ipv4Addr {
+    Ipv4Addr::from_bits(own.network().to_bits().saturating_add(1))
+}
+
+/// Works out what ought to be from what is known of the cluster and of the networks this node is plugged into.
+#[must_use]
+pub fn desired(ranges: &Ranges, peers: &Peers, observed: &Observed) -> Desired {
+    let pods = ranges.pods;
+    let mut desired = Desired {
+        dns: ranges.dns,
+        ..Desired::default()
+    };
+    match own_range(pods, peers.own) {
+        Ok(own) => desired.own = Some(own),
+        Err(problem) => desired.problems.push(problem),
+    }
+    let lans: Vec<&LinkAddress> = observed.addresses.iter().filter(|address| address.is_lan()).collect();
+    desired.problems.extend(overlaps(ranges, &lans));
+    desired.uplink_mtu = lans
         .iter()
-        .filter(|address| address.is_lan() && address.range().overlaps(pods))
-    {
-        desired.problems.push(Problem {
-            reason: Reason::PodRangeOverlapsLan,
-            message: format!(
-                "the network {} on {} overlaps the pod range {pods}: hosts there may be out of reach",
-                lan.range(),
-                lan.interface
-            ),
+        .filter_map(|lan| observed.mtus.get(&lan.interface))
+        .min()
+        .copied();
+    if let (Some(own), Some(services)) = (desired.own, ranges.services) {
+        desired.routes.push(Route {
+            destination: services,
+            hop: Hop::Bridge(gateway_of(own)),
         });
     }
     let mut taken: BTreeMap<Range, &str> = BTreeMap::new();
@@ -121,21 +217,66 @@ pub fn desired(pods: Range, peers: &Peers, addresses: &[LinkAddress]) -> Desired
             continue;
         }
         taken.insert(range, &peer.name);
-        if let Some(gateway) = gateway(pods, peer, addresses) {
-            desired.routes.push(Route {
-                destination: range,
-                gateway,
-            });
+        let hop = if let Some(gateway) = on_link(ranges, peer, &lans) {
+            Hop::Gateway(gateway)
+        } else if let Some((own, node)) = desired.own.zip(beyond_a_router(ranges, peer, observed)) {
+            let address = End::of(range).address;
+            desired.tunnel = Some(End::of(own));
+            desired.remotes.push(Remote { address, node });
+            Hop::Tunnel(address)
         } else {
             desired.unreachable.push(range);
             desired.problems.push(Problem {
-                reason: Reason::PeerNotOnLink,
-                message: format!("node {} has no address on a link of this node", peer.name),
+                reason: Reason::PeerOutOfReach,
+                message: format!("node {} has no address that this node has a route to", peer.name),
             });
-        }
+            continue;
+        };
+        desired.routes.push(Route {
+            destination: range,
+            hop,
+        });
     }
     desired.routes.sort_unstable();
+    desired.remotes.sort_unstable();
     desired
+}
+
+fn own_range(pods: Range, own: Option<Range>) -> Result<Range, Problem> {
+    let (reason, message) = match own {
+        None => (
+            Reason::NoPodRange,
+            "the control plane has not given this node a pod range yet".to_owned(),
+        ),
+        Some(own) if !pods.covers(own) => (
+            Reason::BadPodRange,
+            format!("this node's pod range {own} is not within the cluster's {pods}"),
+        ),
+        // Network, gateway and broadcast address and at least one pod.
+        Some(own) if own.prefix() > 30 => (
+            Reason::BadPodRange,
+            format!("this node's pod range {own} has no room for a pod"),
+        ),
+        Some(own) => return Ok(own),
+    };
+    Err(Problem { reason, message })
+}
+
+/// What is said of each network of this node that has addresses in common with the cluster.
+fn overlaps<'a>(ranges: &'a Ranges, lans: &'a [&LinkAddress]) -> impl Iterator<Item = Problem> + 'a {
+    lans.iter().flat_map(move |lan| {
+        let pods = (Reason::PodRangeOverlapsLan, "pod range", Some(ranges.pods));
+        let services = (Reason::ServiceRangeOverlapsLan, "service range", ranges.services);
+        [pods, services].into_iter().filter_map(move |(reason, what, range)| {
+            let range = range.filter(|range| range.overlaps(lan.range()))?;
+            let message = format!(
+                "the network {} on {} overlaps the {what} {range}: hosts there may be out of reach",
+                lan.range(),
+                lan.interface
+            );
+            Some(Problem { reason, message })
+        })
+    })
 }
 
 /// Why a peer's range cannot be routed, if so.
@@ -162,264 +303,176 @@ fn unusable(
     ))
 }
 
-/// The first address of the peer that lies in a network of one of this node's links.
-fn gateway(pods: Range, peer: &Peer, addresses: &[LinkAddress]) -> Option<Ipv4Addr> {
-    peer.addresses.iter().find_map(|address| {
-        let IpAddr::V4(address) = *address else { return None };
-        let on_link = addresses
-            .iter()
-            .any(|link| link.is_lan() && link.range().contains(address) && link.address != address);
-        (on_link && !pods.contains(address)).then_some(address)
+/// Addresses of the peer that can be its own.
+fn addresses<'a>(ranges: &'a Ranges, peer: &'a Peer) -> impl Iterator<Item = Ipv4Addr> + 'a {
+    peer.addresses.iter().filter_map(|address| match *address {
+        IpAddr::V4(address) if !ranges.contains(address) && !address.is_loopback() => Some(address),
+        _ => None,
     })
 }
 
-/// The changes that lead from `observed` to `desired`. Routes to nodes that are not known are deleted only when the list
-/// of nodes is whole (`synced`).
+/// The first address of the peer that lies in a network of one of this node's links.
+fn on_link(ranges: &Ranges, peer: &Peer, lans: &[&LinkAddress]) -> Option<Ipv4Addr> {
+    addresses(ranges, peer).find(|address| {
+        lans.iter()
+            .any(|lan| lan.range().contains(*address) && lan.address != *address)
+    })
+}
+
+/// The first address of the peer that some route leads to.
+fn beyond_a_router(ranges: &Ranges, peer: &Peer, observed: &Observed) -> Option<Ipv4Addr> {
+    addresses(ranges, peer).find(|address| {
+        let own = observed.addresses.iter().any(|own| own.address == *address);
+        !own && observed.reach.iter().any(|range| range.contains(*address))
+    })
+}
+
+/// The changes that lead from `observed` to `desired`. What leads to nodes that are not known is taken away only when the
+/// list of nodes is whole (`synced`).
 #[must_use]
 pub fn plan(desired: &Desired, observed: &Observed, synced: bool) -> Vec<Action> {
     let mut actions = Vec::new();
-    for address in observed.addresses.iter().filter(|address| address.interface == BRIDGE) {
-        if desired.own.is_some_and(|own| !own.contains(address.address)) {
-            actions.push(Action::RemoveBridgeAddress(address.clone()));
-        }
-    }
+    plan_addresses(desired, observed, &mut actions);
+    let tunnel = plan_tunnel(desired, observed, synced, &mut actions);
     if synced {
         for route in &observed.routes {
-            let known = desired
+            let wanted = desired
                 .routes
                 .iter()
                 .any(|wanted| wanted.destination == route.destination)
                 || desired.unreachable.contains(&route.destination);
-            if !known {
+            if !wanted {
                 actions.push(Action::Delete(*route));
             }
         }
     }
     for route in &desired.routes {
-        if !observed.routes.contains(route) {
+        // routes end with the device they lead into
+        let lost = matches!(route.hop, Hop::Tunnel(_)) && tunnel == Fate::Anew;
+        if lost || !observed.routes.contains(route) {
             actions.push(Action::Replace(*route));
         }
+    }
+    if tunnel == Fate::Removed {
+        actions.push(Action::RemoveTunnel);
     }
     actions
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn range(text: &str) -> Range {
-        text.parse().unwrap()
-    }
-
-    fn link(interface: &str, address: &str, prefix: u8) -> LinkAddress {
-        LinkAddress {
-            interface: interface.into(),
-            address: address.parse().unwrap(),
-            prefix,
+/// The bridge with its address, and that of DNS.
+fn plan_addresses(desired: &Desired, observed: &Observed, actions: &mut Vec<Action>) {
+    let gateway = desired.own.map(|own| LinkAddress {
+        interface: BRIDGE.into(),
+        address: gateway_of(own),
+        prefix: own.prefix(),
+        own: false,
+    });
+    let dns = desired.dns.map(|dns| LinkAddress {
+        interface: LOOPBACK.into(),
+        address: dns,
+        prefix: 32,
+        own: true,
+    });
+    for address in &observed.addresses {
+        let former_gateway =
+            address.interface == BRIDGE && desired.own.is_some_and(|own| !own.contains(address.address));
+        let former_dns = address.own && dns.as_ref() != Some(address);
+        if former_gateway || former_dns {
+            actions.push(Action::RemoveAddress(address.clone()));
         }
     }
-
-    fn peer(name: &str, address: &str, pod_cidr: &str) -> Peer {
-        Peer {
-            name: name.into(),
-            addresses: vec!["fe80::1".parse().unwrap(), address.parse().unwrap()],
-            pod_cidr: Some(range(pod_cidr)),
+    if let Some(gateway) = &gateway {
+        match &observed.bridge {
+            None => actions.push(Action::MakeBridge(vxlan::mac(gateway.address))),
+            Some(Bridge { up: false, .. }) => actions.push(Action::BridgeUp),
+            Some(_) => {}
+        }
+        if let Some(mtu) = desired.pod_mtu
+            && observed.bridge.as_ref().is_none_or(|bridge| bridge.mtu != mtu)
+        {
+            actions.push(Action::SetMtu(BRIDGE, mtu));
         }
     }
-
-    fn route(destination: &str, gateway: &str) -> Route {
-        Route {
-            destination: range(destination),
-            gateway: gateway.parse().unwrap(),
+    for wanted in [gateway, dns].into_iter().flatten() {
+        let present = observed
+            .addresses
+            .iter()
+            .any(|address| address.interface == wanted.interface && address.address == wanted.address);
+        if !present {
+            actions.push(Action::AddAddress(wanted));
         }
-    }
-
-    fn pods() -> Range {
-        range("100.64.0.0/16")
-    }
-
-    fn cluster() -> Peers {
-        Peers {
-            synced: true,
-            own: Some(range("100.64.0.0/24")),
-            peers: vec![
-                peer("pi-2", "10.77.0.2", "100.64.1.0/24"),
-                peer("pi-3", "10.77.0.3", "100.64.2.0/24"),
-            ],
-        }
-    }
-
-    fn lan() -> Vec<LinkAddress> {
-        vec![
-            link("lo", "127.0.0.1", 8),
-            link("eth0", "10.77.0.1", 24),
-            link("cni0", "100.64.0.1", 24),
-        ]
-    }
-
-    fn reasons(desired: &Desired) -> Vec<Reason> {
-        desired.problems.iter().map(|problem| problem.reason).collect()
-    }
-
-    #[test]
-    fn every_peer_on_the_link_is_routed() {
-        let desired = desired(pods(), &cluster(), &lan());
-        assert_eq!(
-            desired.routes,
-            [route("100.64.1.0/24", "10.77.0.2"), route("100.64.2.0/24", "10.77.0.3")]
-        );
-        assert_eq!(desired.problems, []);
-        let actions = plan(
-            &desired,
-            &Observed {
-                routes: vec![],
-                addresses: lan(),
-            },
-            true,
-        );
-        assert_eq!(
-            actions,
-            desired.routes.iter().copied().map(Action::Replace).collect::<Vec<_>>()
-        );
-        assert_eq!(
-            plan(
-                &desired,
-                &Observed {
-                    routes: desired.routes.clone(),
-                    addresses: lan()
-                },
-                true
-            ),
-            []
-        );
-    }
-
-    #[test]
-    fn moved_peer_is_routed_to_its_new_address() {
-        let desired = desired(pods(), &cluster(), &lan());
-        let routes = vec![
-            route("100.64.1.0/24", "10.77.0.99"),
-            route("100.64.2.0/24", "10.77.0.3"),
-        ];
-        let observed = Observed {
-            routes,
-            addresses: lan(),
-        };
-        assert_eq!(
-            plan(&desired, &observed, true),
-            [Action::Replace(route("100.64.1.0/24", "10.77.0.2"))]
-        );
-    }
-
-    #[test]
-    fn route_is_deleted_only_when_the_list_of_nodes_is_whole() {
-        let mut peers = cluster();
-        peers.peers.pop();
-        let desired = desired(pods(), &peers, &lan());
-        let routes = vec![route("100.64.1.0/24", "10.77.0.2"), route("100.64.2.0/24", "10.77.0.3")];
-        let observed = Observed {
-            routes,
-            addresses: lan(),
-        };
-        assert_eq!(plan(&desired, &observed, false), []);
-        assert_eq!(
-            plan(&desired, &observed, true),
-            [Action::Delete(route("100.64.2.0/24", "10.77.0.3"))]
-        );
-    }
-
-    #[test]
-    fn peer_beyond_a_router_is_named_and_its_route_left_alone() {
-        let mut peers = cluster();
-        peers.peers[1].addresses = vec!["192.168.7.3".parse().unwrap()];
-        let desired = desired(pods(), &peers, &lan());
-        assert_eq!(reasons(&desired), [Reason::PeerNotOnLink]);
-        assert!(desired.problems[0].message.contains("pi-3"));
-        let routes = vec![route("100.64.1.0/24", "10.77.0.2"), route("100.64.2.0/24", "10.77.0.3")];
-        assert_eq!(
-            plan(
-                &desired,
-                &Observed {
-                    routes,
-                    addresses: lan()
-                },
-                true
-            ),
-            []
-        );
-    }
-
-    #[test]
-    fn second_address_is_used_when_the_first_is_not_on_the_link() {
-        let mut peers = cluster();
-        peers.peers[0].addresses = vec!["192.168.7.2".parse().unwrap(), "10.77.0.2".parse().unwrap()];
-        assert_eq!(
-            desired(pods(), &peers, &lan()).routes[0],
-            route("100.64.1.0/24", "10.77.0.2")
-        );
-    }
-
-    #[test]
-    fn bad_ranges_are_refused_by_name() {
-        for (own, others, expected) in [
-            (None, vec![], vec![Reason::NoPodRange]),
-            (Some("10.0.0.0/24"), vec![], vec![Reason::BadPodRange]),
-            (Some("100.64.0.0/31"), vec![], vec![Reason::BadPodRange]),
-            (
-                Some("100.64.1.0/24"),
-                vec![peer("pi-2", "10.77.0.2", "100.64.1.0/24")],
-                vec![Reason::BadPodRange],
-            ),
-            (
-                Some("100.64.0.0/24"),
-                vec![peer("pi-2", "10.77.0.2", "100.99.0.0/24")],
-                vec![Reason::BadPodRange],
-            ),
-            (
-                Some("100.64.0.0/24"),
-                vec![
-                    peer("pi-2", "10.77.0.2", "100.64.1.0/24"),
-                    peer("pi-3", "10.77.0.3", "100.64.1.128/25"),
-                ],
-                vec![Reason::BadPodRange],
-            ),
-        ] {
-            let peers = Peers {
-                synced: true,
-                own: own.map(range),
-                peers: others,
-            };
-            let desired = desired(pods(), &peers, &lan());
-            assert_eq!(reasons(&desired), expected, "{peers:?}");
-        }
-    }
-
-    #[test]
-    fn overlap_with_the_lan_is_reported_but_not_with_our_own_bridge() {
-        let mut addresses = lan();
-        assert_eq!(desired(pods(), &cluster(), &addresses).problems, []);
-        addresses.push(link("wlan0", "100.64.9.7", 22));
-        let desired = desired(pods(), &cluster(), &addresses);
-        assert_eq!(reasons(&desired), [Reason::PodRangeOverlapsLan]);
-        assert!(
-            desired.problems[0].message.contains("100.64.8.0/22 on wlan0"),
-            "{:?}",
-            desired.problems
-        );
-    }
-
-    #[test]
-    fn bridge_forgets_a_former_range() {
-        let mut peers = cluster();
-        peers.own = Some(range("100.64.9.0/24"));
-        let desired = desired(pods(), &peers, &lan());
-        let observed = Observed {
-            routes: desired.routes.clone(),
-            addresses: lan(),
-        };
-        assert_eq!(
-            plan(&desired, &observed, true),
-            [Action::RemoveBridgeAddress(link("cni0", "100.64.0.1", 24))]
-        );
     }
 }
+
+/// What becomes of the tunnel's device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Anew,
+    Removed,
+}
+
+fn plan_tunnel(desired: &Desired, observed: &Observed, synced: bool, actions: &mut Vec<Action>) -> Fate {
+    let Some(end) = desired.tunnel else {
+        // What leads to nodes that are out of reach just now is left as it is.
+        let idle = synced && desired.unreachable.is_empty() && observed.tunnel.is_some();
+        return if idle { Fate::Removed } else { Fate::Kept };
+    };
+    let mtu = desired
+        .uplink_mtu
+        .unwrap_or(crate::mtu::ETHERNET)
+        .saturating_sub(vxlan::OVERHEAD);
+    let device = observed.tunnel.as_ref().filter(|device| device.serves(&end));
+    if device.is_none() {
+        if observed.tunnel.is_some() {
+            actions.push(Action::RemoveTunnel);
+        }
+        actions.push(Action::MakeTunnel(end, mtu));
+    }
+    let address = LinkAddress {
+        interface: vxlan::DEVICE.into(),
+        address: end.address,
+        prefix: 32,
+        own: false,
+    };
+    if device.is_none() || !observed.addresses.contains(&address) {
+        actions.push(Action::AddAddress(address));
+    }
+    for remote in &desired.remotes {
+        if device.is_none_or(|device| !device.knows(remote)) {
+            actions.push(Action::SetRemote(*remote));
+        }
+    }
+    let Some(device) = device else { return Fate::Anew };
+    if device.mtu != mtu {
+        actions.push(Action::SetMtu(vxlan::DEVICE, mtu));
+    }
+    if synced {
+        let kept = |address: Ipv4Addr| {
+            desired.remotes.iter().any(|remote| remote.address == address)
+                || desired.unreachable.iter().any(|range| range.network() == address)
+        };
+        for (address, _) in device.neighbours.iter().filter(|(address, _)| !kept(*address)) {
+            actions.push(Action::RemoveNeighbour(*address));
+        }
+        let wanted: Vec<Mac> = desired
+            .remotes
+            .iter()
+            .map(|remote| vxlan::mac(remote.address))
+            .collect();
+        let resting: Vec<Mac> = desired
+            .unreachable
+            .iter()
+            .map(|range| vxlan::mac(range.network()))
+            .collect();
+        for (mac, node) in &device.forwarding {
+            if !wanted.contains(mac) && !resting.contains(mac) {
+                actions.push(Action::RemoveForwarding(*mac, *node));
+            }
+        }
+    }
+    Fate::Kept
+}
+
+#[cfg(test)]
+mod tests;

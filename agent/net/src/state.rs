@@ -11,8 +11,10 @@ pub enum Reason {
     BadPodRange,
     /// The pod range overlaps a network that this node is plugged into: hosts there may be out of reach.
     PodRangeOverlapsLan,
-    /// A node has no address on a link of this node: its pods are out of reach from here.
-    PeerNotOnLink,
+    /// The range of Services overlaps a network that this node is plugged into: hosts there may be out of reach.
+    ServiceRangeOverlapsLan,
+    /// A node has no address that this node has a route to: its pods are out of reach from here.
+    PeerOutOfReach,
     /// The kernel, nft or the file system refused a change.
     ApplyFailed,
 }
@@ -25,7 +27,8 @@ impl Reason {
             Self::NoPodRange => "NoPodRange",
             Self::BadPodRange => "BadPodRange",
             Self::PodRangeOverlapsLan => "PodRangeOverlapsLan",
-            Self::PeerNotOnLink => "PeerNotOnLink",
+            Self::ServiceRangeOverlapsLan => "ServiceRangeOverlapsLan",
+            Self::PeerOutOfReach => "PeerOutOfReach",
             Self::ApplyFailed => "ApplyFailed",
         }
     }
@@ -56,6 +59,17 @@ pub struct NetworkState {
 }
 
 impl NetworkState {
+    /// Nothing is wrong that somebody ought to look after: what the LEDs and the condition `NetworkDegraded` show. A peer
+    /// that is out of reach has conditions and LEDs of its own.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.ready
+            && self
+                .problems
+                .iter()
+                .all(|problem| problem.reason == Reason::PeerOutOfReach)
+    }
+
     /// `reason` for the node's condition: of the worst problem, else `RouteCreated` as Kubernetes' own route controller says.
     #[must_use]
     pub fn reason(&self) -> &'static str {

@@ -160,11 +160,12 @@ fn run(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// Our routes as `destination via gateway`, in order.
+/// Our routes to other nodes as `destination via gateway`, in order.
 fn routes() -> Result<Vec<String>> {
     let text = ip(&format!("route show proto {ROUTE_PROTOCOL}"))?;
     let mut routes: Vec<String> = text
         .lines()
+        .filter(|line| line.contains(" via "))
         .map(|line| line.split(' ').take(3).collect::<Vec<_>>().join(" "))
         .collect();
     routes.sort_unstable();
@@ -245,7 +246,7 @@ fn routes_come_back_after_the_cable_was_out(node: &mut Node) -> Result<()> {
     ip("address flush dev eth0")?;
     ip("address add 192.168.50.4/24 dev eth0")?;
     wait_for("the peers to be missed", || {
-        Ok(node.reasons().contains(&Reason::PeerNotOnLink))
+        Ok(node.reasons().contains(&Reason::PeerOutOfReach))
     })?;
     ensure!(node.state.borrow().ready, "its own pods can still be started");
     node.tell(true, OWN, &[("pi-2", "192.168.50.5", "100.64.1.0/24")])?;
