@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 /// Interfaces whose addresses mean nothing to other machines.
 pub(crate) fn is_inner(name: &str) -> bool {
-    ["lo", "cni", "veth", "docker", "br-"]
+    ["lo", "cni", "veth", "docker", "br-", "minidc"]
         .iter()
         .any(|prefix| name.starts_with(prefix))
 }

@@ -75,6 +75,9 @@ pub(crate) struct ServerArgs {
     /// Range of pod addresses [default: 100.64.0.0/16]
     #[arg(long, value_name = "CIDR")]
     pub(crate) pod_range: Option<String>,
+    /// Range of cluster IPs of Services [default: 100.65.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) service_range: Option<String>,
 }
 
 /// Options of `minidc agent`.

@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     /// `[agent]`
     pub(crate) agent: Agent,
+    /// `[dns]`
+    pub(crate) dns: Dns,
     /// `[leds]`
     pub(crate) leds: Leds,
 }
@@ -42,6 +44,7 @@ impl Default for Config {
             cluster: Cluster::default(),
             server: Server::default(),
             agent: Agent::default(),
+            dns: Dns::default(),
             leds: Leds::default(),
         }
     }
@@ -71,6 +74,8 @@ pub(crate) struct Server {
     pub(crate) node: bool,
     /// Range that each node's /24 of pod addresses is cut from.
     pub(crate) pod_range: String,
+    /// Range of the cluster IPs of Services; the first is the API's, the tenth that of DNS.
+    pub(crate) service_range: String,
     /// Further names and addresses that the serving certificate is to be valid for.
     pub(crate) names: Vec<String>,
     /// Seconds that pods stay bound to a node that went away, unless they tolerate it for another time.
@@ -85,6 +90,7 @@ impl Default for Server {
             listen: SocketAddr::from(([0, 0, 0, 0], 6443)),
             node: true,
             pod_range: "100.64.0.0/16".into(),
+            service_range: "100.65.0.0/16".into(),
             names: Vec::new(),
             toleration_seconds: 3,
             node_silence_ms: 3500,
@@ -115,6 +121,15 @@ impl Default for Agent {
             containerd: "/run/containerd/containerd.sock".into(),
         }
     }
+}
+
+/// The DNS server of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Dns {
+    /// Resolvers that names outside the cluster are asked of, `ADDRESS` or `ADDRESS:PORT`; the node's own (`/etc/resolv.conf`) when
+    /// empty.
+    pub(crate) upstream: Vec<String>,
 }
 
 /// The status LEDs.

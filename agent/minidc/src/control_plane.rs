@@ -11,6 +11,7 @@ use minidc_link::{
     pki::{self, ClusterIdentity, ServingCertificate},
     server::Server,
 };
+use minidc_net::Range;
 use minidc_store::Store;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -18,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     addresses, carrier,
     commands::kubeconfig::{Contents, with_address, write_private},
-    config::Config,
+    config::{self, Config},
     listener::Listener,
     node,
-    sessions::Sessions,
+    sessions::{Ranges, Sessions},
 };
 
 /// How often the own addresses are looked at: a cable that is plugged elsewhere gives new ones.
@@ -56,6 +57,7 @@ impl NodeDialer for Dialer {
 /// # Errors
 /// If a part cannot start, or one ends that should not.
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    check_ranges(&config.server)?;
     let directory = config.data.join("server");
     let images = directory.join("images");
     make_private(&directory)?;
@@ -99,7 +101,10 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let sessions = Arc::new(Sessions::new(
         api.clone(),
         images,
-        config.server.pod_range.clone(),
+        Ranges {
+            pods: config.server.pod_range.clone(),
+            services: config.server.service_range.clone(),
+        },
         local_node,
     ));
     let link = Server::new(Arc::clone(&identity), sessions);
@@ -277,6 +282,25 @@ impl AddressKeeper {
             Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
         }
     }
+}
+
+/// Pods and Services must not share addresses, and a /24 per node and a DNS address must fit.
+fn check_ranges(server: &config::Server) -> anyhow::Result<()> {
+    let parse = |key: &'static str, text: &str| -> anyhow::Result<Range> {
+        text.parse()
+            .with_context(|| format!("{key} = {text:?} (a range is written like 100.65.0.0/16)"))
+    };
+    let pods = parse("pod-range", &server.pod_range)?;
+    let services = parse("service-range", &server.service_range)?;
+    anyhow::ensure!(
+        !pods.overlaps(services),
+        "pod-range {pods} and service-range {services} overlap: choose ranges apart"
+    );
+    anyhow::ensure!(
+        (12..=24).contains(&services.prefix()),
+        "service-range {services}: the prefix must be /12 to /24"
+    );
+    Ok(())
 }
 
 /// Makes a directory that only its owner may enter.

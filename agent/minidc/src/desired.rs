@@ -1,12 +1,18 @@
 //! From the feed's bytes to what kubelet and network are told.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use minidc_api::feed::FeedKind;
 use minidc_kubelet::{Desired, ImageSpec, ObjectKey};
 use minidc_net::{Peer, Peers, Range};
 use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::sessions::{POD_RANGE_ANNOTATION, SERVICE_RANGE_ANNOTATION};
 
 /// What a node needs to know of another.
 #[derive(Deserialize)]
@@ -57,6 +63,49 @@ struct ImageBody {
     references: Vec<String>,
 }
 
+/// Label of a config map in `kube-system` whose files are DNS zones.
+const ZONES_LABEL: &str = "minidc.dev/dns-zones";
+
+/// The ranges that the cluster's addresses are cut from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ranges {
+    /// Of pods.
+    pub(crate) pods: Range,
+    /// Of Services.
+    pub(crate) services: Range,
+}
+
+impl Ranges {
+    /// Address of the cluster's DNS: the tenth of the range of Services.
+    pub(crate) fn dns(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.services.network().to_bits() + 10)
+    }
+}
+
+/// A zone file of a config map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ZoneFile {
+    /// Name of the config map in `kube-system`.
+    pub(crate) config_map: String,
+    /// Key in it.
+    pub(crate) file: String,
+    /// Its content.
+    pub(crate) text: String,
+}
+
+/// What the feed's state means to the parts of a node.
+#[derive(Default)]
+pub(crate) struct Translated {
+    /// For the kubelet.
+    pub(crate) desired: Desired,
+    /// For the pod network.
+    pub(crate) peers: Peers,
+    /// Address and namespace of this node's pods that look names up by the cluster's standard search list.
+    pub(crate) searching: HashMap<IpAddr, Box<str>>,
+    /// Zone files: config map, file and text.
+    pub(crate) zones: Vec<ZoneFile>,
+}
+
 /// A parsed object and the revision it was parsed at.
 type Known<T> = BTreeMap<ObjectKey, (u64, Arc<T>)>;
 
@@ -68,8 +117,8 @@ pub(crate) struct Translator {
     pods: Known<Pod>,
     config_maps: Known<ConfigMap>,
     secrets: Known<Secret>,
-    /// The range that all nodes' pod ranges are cut from, once the own node's object has said so.
-    pub(crate) pod_range: Option<Range>,
+    /// The ranges of the cluster, once the own node's object has said them.
+    pub(crate) ranges: Option<Ranges>,
 }
 
 /// One object of the feed's present state.
@@ -97,7 +146,7 @@ impl Translator {
 
     /// The feed's state as kubelet and network take it. An object that cannot be parsed is left as it was before, with a
     /// message in the log: one bad object must not stop the others.
-    pub(crate) fn translate<'a>(&mut self, synced: bool, items: impl Iterator<Item = Item<'a>>) -> (Desired, Peers) {
+    pub(crate) fn translate<'a>(&mut self, synced: bool, items: impl Iterator<Item = Item<'a>>) -> Translated {
         let (mut pods, mut config_maps, mut secrets) = (Known::new(), Known::new(), Known::new());
         let mut desired = Desired {
             synced,
@@ -135,7 +184,17 @@ impl Translator {
         desired.pods = shared(&self.pods);
         desired.config_maps = shared(&self.config_maps);
         desired.secrets = shared(&self.secrets);
-        (desired, peers)
+        desired.cluster_dns = self.ranges.map(|ranges| IpAddr::V4(ranges.dns()));
+        Translated {
+            searching: desired.pods.values().filter_map(|pod| searching(pod)).collect(),
+            zones: desired
+                .config_maps
+                .iter()
+                .flat_map(|(key, map)| zone_files(key, map))
+                .collect(),
+            desired,
+            peers,
+        }
     }
 
     fn add_node(&mut self, name: &str, node: Node, peers: &mut Peers) {
@@ -148,8 +207,9 @@ impl Translator {
         });
         if name == self.node {
             peers.own = pod_cidr;
-            let range = node.metadata.annotations.get(crate::sessions::POD_RANGE_ANNOTATION);
-            self.pod_range = range.and_then(|text| text.parse().ok()).or(self.pod_range);
+            let range = |annotation| node.metadata.annotations.get(annotation)?.parse().ok();
+            let ranges = range(POD_RANGE_ANNOTATION).zip(range(SERVICE_RANGE_ANNOTATION));
+            self.ranges = ranges.map(|(pods, services)| Ranges { pods, services }).or(self.ranges);
             return;
         }
         let internal = node
@@ -164,6 +224,31 @@ impl Translator {
             pod_cidr,
         });
     }
+}
+
+/// A pod whose resolv.conf is the cluster's standard one.
+fn searching(pod: &Pod) -> Option<(IpAddr, Box<str>)> {
+    let spec = pod.spec.as_ref()?;
+    let standard = spec.dns_config.is_none()
+        && spec.host_network != Some(true)
+        && spec.dns_policy.as_deref().is_none_or(|policy| policy == "ClusterFirst");
+    let address = pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()?;
+    standard.then(|| (address, pod.metadata.namespace.as_deref().unwrap_or_default().into()))
+}
+
+fn zone_files(key: &ObjectKey, map: &ConfigMap) -> Vec<ZoneFile> {
+    let labels = map.metadata.labels.as_ref();
+    if key.0 != "kube-system" || !labels.is_some_and(|labels| labels.contains_key(ZONES_LABEL)) {
+        return Vec::new();
+    }
+    let files = map.data.iter().flatten();
+    files
+        .map(|(file, text)| ZoneFile {
+            config_map: key.1.clone(),
+            file: file.clone(),
+            text: text.clone(),
+        })
+        .collect()
 }
 
 fn keep<T: DeserializeOwned>(item: &Item<'_>, before: &Known<T>, now: &mut Known<T>) {
@@ -220,9 +305,12 @@ mod tests {
     #[test]
     fn what_did_not_change_keeps_its_arc() {
         let mut translator = Translator::new("pi-1");
-        let (first, _) = translator.translate(true, [item(FeedKind::Pod, "a", 5, POD)].into_iter());
-        let (second, _) = translator.translate(true, [item(FeedKind::Pod, "a", 5, POD)].into_iter());
-        let (third, _) = translator.translate(true, [item(FeedKind::Pod, "a", 6, POD)].into_iter());
+        let Translated { desired: first, .. } =
+            translator.translate(true, [item(FeedKind::Pod, "a", 5, POD)].into_iter());
+        let Translated { desired: second, .. } =
+            translator.translate(true, [item(FeedKind::Pod, "a", 5, POD)].into_iter());
+        let Translated { desired: third, .. } =
+            translator.translate(true, [item(FeedKind::Pod, "a", 6, POD)].into_iter());
         let key = ("default".to_owned(), "a".to_owned());
         assert!(Arc::ptr_eq(&first.pods[&key], &second.pods[&key]));
         assert!(!Arc::ptr_eq(&second.pods[&key], &third.pods[&key]));
@@ -232,7 +320,7 @@ mod tests {
     fn an_object_that_cannot_be_read_stays_as_it_was() {
         let mut translator = Translator::new("pi-1");
         translator.translate(true, [item(FeedKind::Pod, "a", 5, POD)].into_iter());
-        let (desired, _) = translator.translate(
+        let Translated { desired, .. } = translator.translate(
             true,
             [item(FeedKind::Pod, "a", 6, "{"), item(FeedKind::Pod, "b", 6, "{")].into_iter(),
         );
@@ -250,7 +338,7 @@ mod tests {
             )
         };
         let (one, two) = (node("100.64.0.0/24", "10.0.0.1"), node("100.64.1.0/24", "10.0.0.2"));
-        let (_, peers) = Translator::new("pi-1").translate(
+        let Translated { peers, .. } = Translator::new("pi-1").translate(
             false,
             [
                 item(FeedKind::Node, "pi-1", 1, &one),

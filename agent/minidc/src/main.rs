@@ -13,9 +13,11 @@ mod commands;
 mod config;
 mod control_plane;
 mod desired;
+mod directory;
 mod listener;
 mod local;
 mod network_condition;
+mod networking;
 mod node;
 mod sessions;
 
@@ -144,6 +146,7 @@ fn apply_server(config: &mut Config, arguments: cli::ServerArgs) {
         listen,
         no_node,
         pod_range,
+        service_range,
         common: _,
     } = arguments;
     if let Some(cluster) = cluster {
@@ -157,6 +160,9 @@ fn apply_server(config: &mut Config, arguments: cli::ServerArgs) {
     }
     if let Some(range) = pod_range {
         config.server.pod_range = range;
+    }
+    if let Some(range) = service_range {
+        config.server.service_range = range;
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::Context;
 use futures::future::BoxFuture;
 use minidc_api::{metrics::NodeSample, streams::Target};
 use minidc_hardware::{Board, FakeGpio, Leds, NodeHealth, Refusal, Stage, State};
-use minidc_kubelet::{ControlPlane, Desired, Kubelet, NoServices, Offline};
+use minidc_kubelet::{ControlPlane, Desired, Kubelet, Offline, Surroundings};
 use minidc_link::{
     BoxedIo,
     discovery::{Mdns, MdnsOptions},
@@ -17,7 +17,7 @@ use minidc_link::{
     server::Server,
     token::Token,
 };
-use minidc_net::{Network, NetworkState, Peers};
+use minidc_net::{NetworkState, Peers, services::ProxyState};
 use tokio::{io::AsyncRead, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -26,11 +26,12 @@ use crate::{
     commands::status::{FILE, SERVER_ONLY, Status},
     config::{Config, LedDriver},
     control_plane::{make_private, supervise},
-    desired::{Item, Translator},
+    desired::{Item, Ranges, Translated, Translator},
+    directory::Directory,
     network_condition,
+    networking::Networking,
 };
 
-const CONFLIST: &str = "/etc/cni/net.d/10-minidc.conflist";
 /// A clock this far behind the control plane's is set by it.
 const CLOCK_TOLERANCE_MS: u64 = 2_000;
 
@@ -79,6 +80,7 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     // the kubelet and the link need each other: the link is handed to the kubelet's upstream once it is made
     let (desired_sender, desired) = watch::channel(Arc::new(Desired::default()));
     let upstream = Arc::new(Upstream::default());
+    let services = Arc::new(Directory::new(&node));
     let mut kubelet_config = minidc_kubelet::Config::new(node.clone());
     kubelet_config.data.clone_from(&directory);
     kubelet_config.run.clone_from(&config.run);
@@ -86,7 +88,7 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     let kubelet = Kubelet::new(
         kubelet_config,
         Arc::clone(&upstream) as Arc<dyn ControlPlane>,
-        Arc::new(NoServices),
+        Arc::clone(&services) as Arc<dyn Surroundings>,
         desired,
     );
     let handle = kubelet.handle();
@@ -133,15 +135,25 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     });
 
     let (peers_sender, peers) = watch::channel(Arc::new(Peers::default()));
-    let (range_sender, range) = watch::channel(None);
+    let (ranges_sender, ranges) = watch::channel(None);
     let network_state = watch::Sender::new(NetworkState::default());
+    let proxy_state = watch::Sender::new(ProxyState::default());
     let translation = Translation {
         desired: desired_sender,
         peers: peers_sender,
-        range: range_sender,
+        ranges: ranges_sender,
     };
     parts.spawn(translation.run(Translator::new(&node), link_handle.feed(), shutdown.clone()));
-    parts.spawn(run_network(range, peers, network_state.clone(), shutdown.clone()));
+    parts.spawn(Arc::clone(&services).run(link_handle.changes(), shutdown.clone()));
+    let networking = Networking {
+        node: node.clone(),
+        ranges,
+        peers,
+        directory: services,
+        state: network_state.clone(),
+        proxy: proxy_state.clone(),
+    };
+    parts.spawn(networking.run(shutdown.clone()));
     parts.spawn(network_condition::run(
         node.clone(),
         upstream,
@@ -153,6 +165,7 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
         link: link_handle.state(),
         kubelet: kubelet_health,
         network: network_state.subscribe(),
+        proxy: proxy_state.subscribe(),
         handle,
     };
     let role = if local.is_some() { "server and node" } else { "node" };
@@ -363,7 +376,7 @@ impl Node for BoardNode {
 struct Translation {
     desired: watch::Sender<Arc<Desired>>,
     peers: watch::Sender<Arc<Peers>>,
-    range: watch::Sender<Option<minidc_net::Range>>,
+    ranges: watch::Sender<Option<Ranges>>,
 }
 
 impl Translation {
@@ -382,7 +395,7 @@ impl Translation {
                 revision: entry.revision,
                 json: &entry.json,
             });
-            let (desired, peers) = translator.translate(state.synced, items);
+            let Translated { desired, peers, .. } = translator.translate(state.synced, items);
             self.desired.send_replace(Arc::new(desired));
             self.peers.send_if_modified(|present| {
                 let news = **present != peers;
@@ -391,55 +404,11 @@ impl Translation {
                 }
                 news
             });
-            self.range
-                .send_if_modified(|present| std::mem::replace(present, translator.pod_range) != translator.pod_range);
+            self.ranges
+                .send_if_modified(|present| std::mem::replace(present, translator.ranges) != translator.ranges);
             tokio::select! {
                 changed = feed.changed() => if changed.is_err() { return Ok(()) },
                 () = shutdown.cancelled() => return Ok(()),
-            }
-        }
-    }
-}
-
-/// Runs the pod network once the cluster's range is known; a changed range starts it anew.
-async fn run_network(
-    mut range: watch::Receiver<Option<minidc_net::Range>>,
-    peers: watch::Receiver<Arc<Peers>>,
-    state: watch::Sender<NetworkState>,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    loop {
-        let known = *range.borrow_and_update();
-        let Some(pod_range) = known else {
-            tokio::select! {
-                changed = range.changed() => if changed.is_err() { return Ok(()) },
-                () = shutdown.cancelled() => return Ok(()),
-            }
-            continue;
-        };
-        let network = Network::new(minidc_net::Config {
-            pod_range,
-            service_range: None,
-            dns: None,
-            conflist: CONFLIST.into(),
-        });
-        let mut observed = network.state();
-        let stop = shutdown.child_token();
-        let mut running = std::pin::pin!(network.run(peers.clone(), stop.clone()));
-        loop {
-            tokio::select! {
-                ended = running.as_mut() => {
-                    ended?;
-                    if shutdown.is_cancelled() {
-                        return Ok(());
-                    }
-                    break;
-                }
-                changed = observed.changed() => if changed.is_ok() {
-                    let now = observed.borrow_and_update().clone();
-                    state.send_replace(now);
-                },
-                changed = range.changed() => if changed.is_ok() { stop.cancel() },
             }
         }
     }
@@ -450,6 +419,7 @@ struct Watched {
     link: watch::Receiver<LinkState>,
     kubelet: watch::Receiver<minidc_kubelet::Health>,
     network: watch::Receiver<NetworkState>,
+    proxy: watch::Receiver<ProxyState>,
     handle: minidc_kubelet::Handle,
 }
 
@@ -457,6 +427,7 @@ impl Watched {
     fn health(&mut self, locate: bool) -> NodeHealth {
         let stage = stage(&self.link.borrow_and_update());
         let network = self.network.borrow_and_update().clone();
+        let rules_ok = self.proxy.borrow_and_update().problem.is_none();
         let kubelet = self.kubelet.borrow_and_update().clone();
         // a node that never was a member has neither pods nor network, and that is no fault
         let member = !matches!(
@@ -466,7 +437,7 @@ impl Watched {
         NodeHealth {
             stage,
             runtime_ok: !member || kubelet.runtime_ok,
-            network_ok: !member || network.ready,
+            network_ok: !member || (network.ready && rules_ok),
             pods_running: kubelet.pods_running,
             pods_failing: kubelet.pods_failing,
             disk_pressure: kubelet.disk_pressure,
@@ -506,6 +477,7 @@ async fn keep_health(
             changed = watched.link.changed() => if changed.is_err() { break },
             changed = watched.kubelet.changed() => if changed.is_err() { break },
             changed = watched.network.changed() => if changed.is_err() { break },
+            changed = watched.proxy.changed() => if changed.is_err() { break },
             () = shutdown.cancelled() => break,
         }
     }

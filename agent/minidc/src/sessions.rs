@@ -37,13 +37,23 @@ const FOREIGN_STORE: &str = "ForeignStore";
 const CONTROL_PLANE_ROLE: &str = "node-role.kubernetes.io/control-plane";
 /// Annotation with the range that all nodes' pod ranges are cut from; each node reads it from its own object.
 pub(crate) const POD_RANGE_ANNOTATION: &str = "minidc.dev/pod-range";
+/// Annotation of a node with the range of the cluster IPs of all Services.
+pub(crate) const SERVICE_RANGE_ANNOTATION: &str = "minidc.dev/service-range";
+
+/// The ranges that all nodes are told.
+pub(crate) struct Ranges {
+    /// That all nodes' pod ranges are cut from.
+    pub(crate) pods: String,
+    /// Of cluster IPs.
+    pub(crate) services: String,
+}
 
 /// The API server, as the link sees it.
 pub(crate) struct Sessions {
     api: ApiServer,
     own: Local,
     images: PathBuf,
-    pod_range: String,
+    ranges: Ranges,
     /// The node in this process, if there is one: only the control plane itself may give a node its role.
     local_node: Option<String>,
     /// Last LED state written per node, so that only changes become writes.
@@ -53,14 +63,14 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// `images` is the directory of the image archives, `pod_range` the range of all pods.
-    pub(crate) fn new(api: ApiServer, images: PathBuf, pod_range: String, local_node: Option<String>) -> Self {
+    /// `images` is the directory of the image archives.
+    pub(crate) fn new(api: ApiServer, images: PathBuf, ranges: Ranges, local_node: Option<String>) -> Self {
         let own = Local::new(&api, "system:minidc", &["system:masters"]);
         Self {
             api,
             own,
             images,
-            pod_range,
+            ranges,
             local_node,
             leds: Mutex::default(),
             foreign: Mutex::default(),
@@ -139,8 +149,8 @@ impl Sessions {
         if known {
             return;
         }
-        let mut patch =
-            json!({"metadata": {"annotations": {LED_ANNOTATION: led, POD_RANGE_ANNOTATION: self.pod_range}}});
+        let mut patch = json!({"metadata": {"annotations": {LED_ANNOTATION: led, POD_RANGE_ANNOTATION: self.ranges.pods,
+                SERVICE_RANGE_ANNOTATION: self.ranges.services}}});
         if self.local_node.as_deref() == Some(node) {
             patch["metadata"]["labels"] = json!({CONTROL_PLANE_ROLE: ""});
         }

@@ -208,11 +208,12 @@ async fn summary(rack: &Rack, kubeconfig: &Path) -> anyhow::Result<()> {
 /// A node's configuration. Asking for a second node's waits until the first gives out tokens.
 fn configure(rack: &Rack, index: u32, progress: &dyn Progress) -> Result<NodeSpec, BoxError> {
     let (name, rack_name) = (rack.node_name(index), rack.name());
-    // each rack has pod addresses of its own, so that the host can route those of several racks
-    let second = 64 + rack.subnet() % 64;
+    // each rack has addresses of its own, so that the host can route those of several racks
+    let (pods, services) = (64 + rack.subnet() % 32, 96 + rack.subnet() % 32);
     let common = format!("name = \"{name}\"\n\n[cluster]\nname = \"{rack_name}\"\n");
     if index == 1 {
-        let config = format!("{common}\n[server]\npod-range = \"100.{second}.0.0/16\"\n");
+        let ranges = format!("pod-range = \"100.{pods}.0.0/16\"\nservice-range = \"100.{services}.0.0/16\"\n");
+        let config = format!("{common}\n[server]\n{ranges}");
         return Ok(NodeSpec::new(Role::Server, config));
     }
     if index == 2 {
