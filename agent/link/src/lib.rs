@@ -45,6 +45,7 @@ pub mod discovery;
 mod error;
 pub mod feed;
 mod files;
+pub mod names;
 pub mod node;
 pub mod pki;
 pub mod protocol;
