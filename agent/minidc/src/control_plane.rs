@@ -1,6 +1,12 @@
 //! `minidc server`: identity, store, API, link, controllers and mDNS, in this order; then the node beside it.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use futures::future::BoxFuture;
@@ -8,6 +14,7 @@ use minidc_api::{kinds, streams::Target};
 use minidc_apiserver::{ApiServer, BoxedIo, DialError, NodeDialer};
 use minidc_link::{
     discovery::{Announcement, Mdns, MdnsOptions},
+    names::{Announcer, Wanted},
     pki::{self, ClusterIdentity, ServingCertificate},
     server::Server,
 };
@@ -110,13 +117,14 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let link = Server::new(Arc::clone(&identity), sessions);
     let _ = dialer.link.set(link.clone());
 
-    let serving = Arc::new(ServingCertificate::new(Arc::clone(&identity), &names(&config))?);
+    let serving = Arc::new(ServingCertificate::new(Arc::clone(&identity), &names(&config, identity.cluster()))?);
     let tls = pki::server_config(&identity, Arc::clone(&serving))?;
     let addresses = AddressKeeper {
         config: config.clone(),
         identity: Arc::clone(&identity),
         serving,
         port,
+        announced: tokio::sync::watch::Sender::default(),
     };
     addresses.refresh()?;
 
@@ -130,6 +138,13 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         }
         .run(shutdown.clone()),
     );
+    // people reach the API by the cluster's name on the LAN
+    let (announced, stop) = (addresses.announced.subscribe(), shutdown.clone());
+    parts.spawn(async move {
+        Announcer::new().run(announced, stop.clone()).await;
+        stop.cancelled().await;
+        Ok(())
+    });
     parts.spawn(addresses.run(shutdown.clone()));
     let in_process = api.clone();
     let clients =
@@ -222,8 +237,9 @@ async fn watch_identities(store: Store, link: Server, shutdown: CancellationToke
 }
 
 /// Names and addresses that the serving certificate is to carry besides the fixed ones.
-fn names(config: &Config) -> Vec<String> {
+fn names(config: &Config, cluster: &str) -> Vec<String> {
     let mut names = config.server.names.clone();
+    names.push(format!("{cluster}.local"));
     if let Ok(host) = node::name(config) {
         names.push(format!("{host}.local"));
         names.push(host);
@@ -238,6 +254,8 @@ struct AddressKeeper {
     identity: Arc<ClusterIdentity>,
     serving: Arc<ServingCertificate>,
     port: u16,
+    /// The cluster's name on the LAN.
+    announced: tokio::sync::watch::Sender<Wanted>,
 }
 
 impl AddressKeeper {
@@ -256,12 +274,24 @@ impl AddressKeeper {
     }
 
     fn refresh(&self) -> anyhow::Result<()> {
-        if self.serving.set_names(&names(&self.config))? {
+        if self.serving.set_names(&names(&self.config, self.identity.cluster()))? {
             tracing::info!(names = ?self.serving.names(), "serving certificate issued");
         }
-        let host = addresses::own()
-            .first()
-            .map_or_else(|| "127.0.0.1".to_owned(), ToString::to_string);
+        let own = addresses::own();
+        let first = own.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        let label = self.identity.cluster().to_owned();
+        let wanted: BTreeMap<String, Ipv4Addr> = first.map(|address| (label, address)).into_iter().collect();
+        self.announced.send_if_modified(|present| {
+            let news = **present != wanted;
+            if news {
+                *present = Arc::new(wanted);
+            }
+            news
+        });
+        let host = own.first().map_or_else(|| "127.0.0.1".to_owned(), ToString::to_string);
         let host = if host.contains(':') { format!("[{host}]") } else { host };
         let address = format!("{host}:{}", self.port);
         let path = self.config.data.join("server/admin.kubeconfig");

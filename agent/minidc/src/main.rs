@@ -14,11 +14,13 @@ mod config;
 mod control_plane;
 mod desired;
 mod directory;
+mod lan_names;
 mod listener;
 mod local;
 mod network_condition;
 mod networking;
 mod node;
+mod reports;
 mod sessions;
 
 use std::process::ExitCode;

@@ -28,8 +28,9 @@ use crate::{
     control_plane::{make_private, supervise},
     desired::{Item, Ranges, Translated, Translator},
     directory::Directory,
-    network_condition,
+    lan_names, network_condition,
     networking::Networking,
+    reports::Reports,
 };
 
 /// A clock this far behind the control plane's is set by it.
@@ -145,6 +146,8 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     };
     parts.spawn(translation.run(Translator::new(&node), link_handle.feed(), shutdown.clone()));
     parts.spawn(Arc::clone(&services).run(link_handle.changes(), shutdown.clone()));
+    let reports = Reports::new(node.clone(), Arc::clone(&upstream) as Arc<dyn ControlPlane>);
+    parts.spawn(lan_names::run(Arc::clone(&services), reports.clone(), shutdown.clone()));
     let networking = Networking {
         node: node.clone(),
         ranges,

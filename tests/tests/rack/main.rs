@@ -5,12 +5,15 @@
 //! `RACK=NAME` uses the rack of this name, also one that runs already.
 
 mod deployments;
+mod dns;
 mod failures;
 mod images;
 mod joining;
 mod nodes;
 mod pods;
+mod probes;
 mod racks;
+mod services;
 
 use std::process::ExitCode;
 
@@ -29,6 +32,9 @@ fn main() -> ExitCode {
         nodes::ALL,
         deployments::ALL,
         pods::ALL,
+        services::ALL,
+        dns::ALL,
+        probes::ALL,
         images::ALL,
         joining::ALL,
         failures::ALL,
