@@ -31,6 +31,14 @@ pub enum Error {
         /// The name, or the number, that was asked for.
         node: String,
     },
+    /// The rack cannot have this guest.
+    #[error("add guest {guest:?}: {reason}")]
+    BadGuest {
+        /// The host name that was asked for.
+        guest: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The rack exists already.
     #[error("rack {0} exists already")]
     Exists(String),

@@ -14,6 +14,7 @@
 //!   daemons in order and starts them again when they end, as systemd does on a Pi.
 //! - [`Rack::unplug`] is a power cut: the link goes down, and everything dies at once without a word to anybody.
 //!   [`Rack::plug`] boots it again with what was on its disk.
+//! - [`Rack::add_guest`] puts a machine beside the nodes that has nothing of minidc: the laptop on the same switch.
 //! - The nodes of a rack have addresses 10.77.K.1, .2, …; the host is 10.77.K.253. K differs between racks on one host.
 //!
 //! Everything here blocks: call it from a thread that may wait (`spawn_blocking`), and [`init()`] outside of any runtime.

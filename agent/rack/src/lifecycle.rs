@@ -236,6 +236,7 @@ pub(crate) fn create(options: &UpOptions) -> Result<Rack, Error> {
             memory: options.memory,
             environment: options.environment.clone(),
             complete: false,
+            guests: Vec::new(),
         };
         let rack = Rack { record, paths };
         rack.save()?;
@@ -269,7 +270,7 @@ fn remove(name: &str) -> Result<(), Error> {
     let mut problems = Vec::new();
     let mut attempt = |result: Result<(), Error>| problems.extend(result.err());
     if let Ok(rack) = Rack::open(name) {
-        for index in 1..=rack.nodes() {
+        for index in (1..=rack.nodes()).chain(rack.guests()) {
             if let Ok(pid) = rack.node_pid(index)
                 && let Some(process) = Process::current(pid)
             {

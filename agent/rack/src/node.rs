@@ -66,25 +66,29 @@ pub(crate) fn init_process(rack: &Rack, index: u32) -> Result<Process, Error> {
         .init
         .filter(|process| process.is_alive())
         .ok_or_else(|| Error::Unplugged {
-            node: names::node(index),
+            node: rack.node_name(index),
         })
 }
 
-/// Writes what the node is to be onto its disk.
-pub(crate) fn configure(rack: &Rack, index: u32, spec: &NodeSpec) -> Result<(), Error> {
+/// Writes what the node is to be onto its disk; a guest has no specification.
+pub(crate) fn configure(rack: &Rack, index: u32, spec: Option<&NodeSpec>) -> Result<(), Error> {
     if power(rack, index) == Power::On {
         return Err(Error::Plugged {
-            node: names::node(index),
+            node: rack.node_name(index),
         });
     }
     let disk = rack.paths.node(index);
     fs::create_dir_all(&disk).map_err(Error::file("create", &disk))?;
-    let config = rack.paths.inside(index, Path::new("/etc/minidc/config.toml"));
-    write_private(&config, &spec.config)?;
-    let mut arguments = vec![spec.role.as_str().to_owned()];
-    arguments.extend(spec.arguments.iter().cloned());
+    let mut arguments = Vec::new();
+    if let Some(spec) = spec {
+        let config = rack.paths.inside(index, Path::new("/etc/minidc/config.toml"));
+        write_private(&config, &spec.config)?;
+        arguments.push(spec.role.as_str().to_owned());
+        arguments.extend(spec.arguments.iter().cloned());
+    }
     let init = InitSpec {
-        node: names::node(index),
+        node: rack.node_name(index),
+        guest: spec.is_none(),
         address: rack.node_address(index),
         run: rack.paths.run(index),
         binary: rack.paths.binary(),
@@ -134,13 +138,13 @@ fn machine_id(disk: &Path) -> Result<String, Error> {
 
 /// Gives the node power and waits until its daemons are up.
 pub(crate) fn boot(rack: &Rack, index: u32, progress: &dyn Progress) -> Result<(), Error> {
-    let name = names::node(index);
+    let (name, host_name) = (names::node(index), rack.node_name(index));
     if power(rack, index) == Power::On {
-        return Err(Error::Plugged { node: name });
+        return Err(Error::Plugged { node: host_name });
     }
     if !spec_path(rack, index).exists() {
         return Err(Error::Start {
-            node: name,
+            node: host_name,
             detail: "it has never been configured".into(),
         });
     }
@@ -157,13 +161,16 @@ pub(crate) fn boot(rack: &Rack, index: u32, progress: &dyn Progress) -> Result<(
             init: None,
         },
     )?;
-    progress.done(&format!("{name}: network and cgroups"), start.elapsed());
+    progress.done(&format!("{host_name}: network and cgroups"), start.elapsed());
     let output = launch(rack, index)?;
     match follow(rack, index, output, progress) {
         Ok(()) => Ok(()),
         Err(detail) => {
             cgroups::remove(rack.name(), Some(&name))?;
-            Err(Error::Start { node: name, detail })
+            Err(Error::Start {
+                node: host_name,
+                detail,
+            })
         }
     }
 }
@@ -242,7 +249,7 @@ fn launch(rack: &Rack, index: u32) -> Result<ChildStdout, Error> {
         source,
     })?;
     output.ok_or_else(|| Error::Start {
-        node: name,
+        node: rack.node_name(index),
         detail: "it has no output".into(),
     })
 }
@@ -256,7 +263,7 @@ fn join_path(path: std::ffi::OsString) -> std::ffi::OsString {
 
 /// Hears process 1 until it says that all is up. The error is what went wrong, in words.
 fn follow(rack: &Rack, index: u32, output: ChildStdout, progress: &dyn Progress) -> Result<(), String> {
-    let name = names::node(index);
+    let name = rack.node_name(index);
     let (sender, receiver) = mpsc::channel();
     // Ends with the boot: process 1 closes its output then, and so does its death.
     thread::spawn(move || {

@@ -29,6 +29,9 @@ pub(crate) struct Record {
     pub(crate) environment: BTreeMap<String, String>,
     /// `up` came to its end.
     pub(crate) complete: bool,
+    /// Host names of the guests, in the order in which they came.
+    #[serde(default)]
+    pub(crate) guests: Vec<String>,
 }
 
 /// Whether a node has power.
@@ -116,23 +119,31 @@ impl Rack {
         self.record.subnet
     }
 
-    /// Host name of a node: `pi-1`, `pi-2`, …
+    /// Host name of a node: `pi-1`, `pi-2`, …, or of a guest.
     #[must_use]
     pub fn node_name(&self, index: u32) -> String {
-        names::node(index)
+        let guest = index
+            .checked_sub(names::FIRST_GUEST)
+            .and_then(|place| self.record.guests.get(usize::try_from(place).ok()?));
+        guest.cloned().unwrap_or_else(|| names::node(index))
     }
 
-    /// Number of the node with this name.
+    /// Number of the node or guest with this name.
     ///
     /// # Errors
     /// [`Error::UnknownNode`].
     pub fn node_index(&self, name: &str) -> Result<u32, Error> {
-        names::node_index(name)
-            .filter(|index| (1..=self.record.nodes).contains(index))
+        let node = names::node_index(name).filter(|index| (1..=self.record.nodes).contains(index));
+        node.or_else(|| self.guests().find(|guest| self.node_name(*guest) == name))
             .ok_or_else(|| Error::UnknownNode {
                 rack: self.record.name.clone(),
                 node: name.to_owned(),
             })
+    }
+
+    /// Numbers of the guests: machines on the rack's network that are no part of the rack ([`Rack::add_guest`]).
+    pub fn guests(&self) -> impl Iterator<Item = u32> + use<> {
+        (names::FIRST_GUEST..).take(self.record.guests.len())
     }
 
     /// Address of a node's eth0.
@@ -183,7 +194,7 @@ impl Rack {
     }
 
     fn check(&self, index: u32) -> Result<(), Error> {
-        if (1..=self.record.nodes).contains(&index) {
+        if (1..=self.record.nodes).contains(&index) || self.guests().any(|guest| guest == index) {
             Ok(())
         } else {
             Err(Error::UnknownNode {
@@ -207,8 +218,48 @@ impl Rack {
     /// As [`Rack::start_node`], for a caller that holds the rack's lock.
     pub(crate) fn start_node_locked(&self, index: u32, spec: &NodeSpec, progress: &dyn Progress) -> Result<(), Error> {
         let _node = locks::exclusive(&self.paths.run(index))?;
-        node::configure(self, index, spec)?;
+        node::configure(self, index, Some(spec))?;
         node::boot(self, index, progress)
+    }
+
+    /// Puts a machine with this host name on the rack's network that has nothing of minidc: only D-Bus and Avahi, as a laptop
+    /// has them. Returns its number, with which all that can be done to a node can be done to it. It goes with the rack.
+    ///
+    /// Handles of the rack that were opened before do not know it.
+    ///
+    /// # Errors
+    /// [`Error::BadGuest`]; [`Error::Start`] with the last words of its process 1: then it has no power, but can be plugged.
+    pub fn add_guest(&mut self, name: &str, progress: &dyn Progress) -> Result<u32, Error> {
+        names::check_guest(name)?;
+        let refuse = |reason| {
+            Err(Error::BadGuest {
+                guest: name.to_owned(),
+                reason,
+            })
+        };
+        let index = {
+            let _rack = locks::exclusive(&self.paths.state)?;
+            // What others have added since this handle was opened.
+            let mut present = Self::open(self.name())?;
+            if present.record.guests.iter().any(|guest| guest == name) {
+                return refuse("the rack has one of this name");
+            }
+            let (Some(index), true) = (
+                (names::FIRST_GUEST..).nth(present.record.guests.len()),
+                present.record.guests.len() < names::MOST_GUESTS,
+            ) else {
+                return refuse("the rack is full of guests");
+            };
+            present.record.guests.push(name.to_owned());
+            present.save()?;
+            *self = present;
+            index
+        };
+        let _rack = locks::shared(&self.paths.state)?;
+        let _node = locks::exclusive(&self.paths.run(index))?;
+        node::configure(self, index, None)?;
+        node::boot(self, index, progress)?;
+        Ok(index)
     }
 
     /// Cuts a node's power: its cable goes dead and all its processes die at once. Fine if it has none.
@@ -381,7 +432,7 @@ impl Rack {
                 };
                 NodeStatus {
                     index,
-                    name: names::node(index),
+                    name: self.node_name(index),
                     address: self.node_address(index),
                     power,
                     services,

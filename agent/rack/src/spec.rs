@@ -53,6 +53,9 @@ impl NodeSpec {
 pub(crate) struct InitSpec {
     /// Host name.
     pub(crate) node: String,
+    /// It is no part of the rack: it has no minidc and no containerd.
+    #[serde(default)]
+    pub(crate) guest: bool,
     /// Address of eth0.
     pub(crate) address: Ipv4Addr,
     /// The node's disk, on the host.

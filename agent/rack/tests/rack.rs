@@ -33,7 +33,7 @@ fn main() {
             thread::park();
         },
         _ => {
-            let tests: [(&str, Test); 10] = [
+            let tests: [(&str, Test); 11] = [
                 (
                     "rack_comes_up_and_nothing_is_left_of_it",
                     rack_comes_up_and_nothing_is_left_of_it,
@@ -55,6 +55,10 @@ fn main() {
                 ),
                 ("cables_can_be_cut_and_lose_packets", cables_can_be_cut_and_lose_packets),
                 ("node_is_shut_off_from_its_host", node_is_shut_off_from_its_host),
+                (
+                    "guest_is_on_the_network_and_goes_with_the_rack",
+                    guest_is_on_the_network_and_goes_with_the_rack,
+                ),
                 (
                     "failure_to_boot_is_told_with_its_reason",
                     failure_to_boot_is_told_with_its_reason,
@@ -254,28 +258,31 @@ fn rack_comes_up_and_nothing_is_left_of_it() -> Result<()> {
 fn nodes_find_each_other_by_name() -> Result<()> {
     let rack = up(2)?;
     for (from, to) in [(1, 2), (2, 1)] {
-        let name = format!("string:{}.local", rack.node_name(to));
-        let ask = [
-            "dbus-send",
-            "--system",
-            "--print-reply",
-            "--dest=org.freedesktop.Avahi",
-            "/",
-            "org.freedesktop.Avahi.Server.ResolveHostName",
-            "int32:-1",
-            "int32:0",
-            &name,
-            "int32:0",
-            "uint32:0",
-        ];
-        let address = rack.node_address(to).to_string();
-        wait_for("mDNS", Duration::from_secs(20), || {
-            let answer = run(&rack, from, &ask)?;
-            ensure!(answer.contains(&address), "{answer}");
-            Ok(true)
-        })?;
+        wait_for_name(&rack, from, &rack.node_name(to), &rack.node_address(to).to_string())?;
     }
     Ok(())
+}
+
+fn wait_for_name(rack: &Rack, from: u32, name: &str, address: &str) -> Result<()> {
+    let name = format!("string:{name}.local");
+    let ask = [
+        "dbus-send",
+        "--system",
+        "--print-reply",
+        "--dest=org.freedesktop.Avahi",
+        "/",
+        "org.freedesktop.Avahi.Server.ResolveHostName",
+        "int32:-1",
+        "int32:0",
+        &name,
+        "int32:0",
+        "uint32:0",
+    ];
+    wait_for("mDNS", Duration::from_secs(20), || {
+        let answer = run(rack, from, &ask)?;
+        ensure!(answer.contains(&format!("\"{address}\"")), "{answer}");
+        Ok(true)
+    })
 }
 
 fn unplugged_node_boots_with_what_was_on_its_disk() -> Result<()> {
@@ -489,6 +496,48 @@ fn node_is_shut_off_from_its_host() -> Result<()> {
     ensure!(processes.split_whitespace().count() < 30, "{processes}");
     let resolv = run(&rack, 1, &["cat", "/etc/resolv.conf"])?;
     ensure!(!resolv.contains("nameserver"), "{resolv}");
+    Ok(())
+}
+
+fn guest_is_on_the_network_and_goes_with_the_rack() -> Result<()> {
+    let mut rack = up(1)?;
+    let laptop = rack.0.add_guest("laptop", &minidc_rack::Silent)?;
+    for bad in ["laptop", "pi-1", "pi-2", "No Name"] {
+        let refused = rack.0.add_guest(bad, &minidc_rack::Silent);
+        ensure!(matches!(refused, Err(Error::BadGuest { .. })), "{bad}");
+    }
+    let mut again = Rack::open(rack.name())?;
+    ensure!(again.node_index("laptop")? == laptop && again.node_name(laptop) == "laptop");
+    ensure!(again.guests().eq([laptop]) && again.nodes() == 1 && again.status().len() == 1);
+    ensure!(run(&rack, laptop, &["hostname"])?.trim() == "laptop");
+    let processes = run(&rack, laptop, &["sh", "-c", "cat /proc/[0-9]*/comm"])?;
+    ensure!(
+        processes.contains("avahi-daemon") && !processes.contains("containerd"),
+        "{processes}"
+    );
+    ensure!(
+        run(&rack, laptop, &["ls", "/etc/minidc", "/var/lib/minidc"])?
+            .lines()
+            .all(|line| !line.contains("config"))
+    );
+    reaches(&rack, laptop, 1)?;
+    reaches(&rack, 1, laptop)?;
+    wait_for_name(&rack, laptop, "pi-1", &rack.node_address(1).to_string())?;
+    wait_for_name(&rack, 1, "laptop", &rack.node_address(laptop).to_string())?;
+    // It is no part of the rack: a rack whose guest is switched off is a healthy one.
+    rack.unplug(laptop)?;
+    ensure!(
+        minidc_rack::list()
+            .iter()
+            .any(|summary| summary.name == rack.name() && summary.healthy && summary.powered == 1)
+    );
+    rack.plug(laptop, &minidc_rack::Silent)?;
+    let second = again.add_guest("phone", &minidc_rack::Silent)?;
+    ensure!(second != laptop);
+    reaches(&again, second, laptop)?;
+    ensure!(minidc_rack::down(rack.name(), &minidc_rack::Silent)?);
+    let left = traces(rack.name())?;
+    ensure!(left.is_empty(), "{left:#?}");
     Ok(())
 }
 

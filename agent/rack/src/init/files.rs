@@ -23,6 +23,9 @@ pub(super) fn write(spec: &InitSpec, root: &Path) -> Result<(), Error> {
     put(root, "etc/machine-id", &format!("{machine_id}\n"))?;
     put(root, "var/lib/dbus/machine-id", &format!("{machine_id}\n"))?;
     put(root, "etc/avahi/avahi-daemon.conf", &avahi(node))?;
+    if spec.guest {
+        return put(root, "etc/nsswitch.conf", NAME_SERVICES);
+    }
     put(&spec.disk, "disk/etc/containerd/config.toml", CONTAINERD)
 }
 
@@ -76,6 +79,13 @@ publish-aaaa-on-ipv4=no
 "
     )
 }
+
+/// Where a guest's programs look for names: with Debian's `libnss-mdns` on the host they find those ending in `.local`
+/// through Avahi, as on most desktops; without it the word is ignored.
+const NAME_SERVICES: &str = "passwd: files
+group: files
+hosts: files mdns4_minimal [NOTFOUND=return] dns
+";
 
 /// containerd for a node: nothing it does not need, since each plugin costs memory.
 ///

@@ -36,7 +36,9 @@ pub(super) fn enter(spec: &InitSpec) -> Result<(), Error> {
         bind(&from, &to)?;
     }
     tmpfs(&root.join("tmp"), "mode=1777,size=256m")?;
-    program(spec, &root)?;
+    if !spec.guest {
+        program(spec, &root)?;
+    }
     // The other nodes' disks, and this one's own: reading an upper layer through its overlay ends in loops.
     tmpfs(&below(&root, paths::DATA), "mode=555,size=4k")?;
     pivot(&root)?;

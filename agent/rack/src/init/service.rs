@@ -19,7 +19,7 @@ pub(super) struct Service {
     pub(super) after: &'static [&'static str],
 }
 
-/// The daemons of a node, in the order in which they are started; they are stopped in the reverse one.
+/// The daemons of a node or guest, in the order in which they are started; they are stopped in the reverse one.
 pub(super) fn all(spec: &InitSpec) -> Vec<Service> {
     let service = |name, command: &[&str], socket: &str, after| Service {
         name,
@@ -28,22 +28,27 @@ pub(super) fn all(spec: &InitSpec) -> Vec<Service> {
         socket: Some(socket.into()),
         after,
     };
+    let dbus = service(
+        "dbus",
+        &["dbus-daemon", "--system", "--nofork", "--nopidfile"],
+        "/run/dbus/system_bus_socket",
+        &[],
+    );
+    let avahi = service(
+        "avahi",
+        &["avahi-daemon", "--no-rlimits", "-f", "/etc/avahi/avahi-daemon.conf"],
+        "/run/avahi-daemon/socket",
+        &["dbus"],
+    );
+    if spec.guest {
+        return vec![dbus, avahi];
+    }
     let mut minidc = vec!["/usr/local/bin/minidc".to_owned()];
     minidc.extend(spec.arguments.iter().cloned());
     vec![
-        service(
-            "dbus",
-            &["dbus-daemon", "--system", "--nofork", "--nopidfile"],
-            "/run/dbus/system_bus_socket",
-            &[],
-        ),
+        dbus,
         service("containerd", &["containerd"], "/run/containerd/containerd.sock", &[]),
-        service(
-            "avahi",
-            &["avahi-daemon", "--no-rlimits", "-f", "/etc/avahi/avahi-daemon.conf"],
-            "/run/avahi-daemon/socket",
-            &["dbus"],
-        ),
+        avahi,
         Service {
             name: "minidc",
             command: minidc,
