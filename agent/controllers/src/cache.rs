@@ -8,13 +8,14 @@ use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::objects::{Key, Metadata, Resource, Stored, Wire};
+use crate::objects::{Key, Metadata, Resource, Stored};
 
 /// First and longest pause before a failed list or watch is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
@@ -149,7 +150,7 @@ impl<K: Stored> Cache<K> {
 
     /// Lists and watches until shutdown.
     pub(crate) async fn run(self: Arc<Self>, client: Client, shutdown: CancellationToken) {
-        let api: Api<Wire<K::Spec, K::Status>> = Api::all_with(client, &self.resource);
+        let api: Api<K::Wire> = Api::all_with(client, &self.resource);
         let mut pause = PAUSE.0;
         loop {
             let mut stream = std::pin::pin!(watcher(api.clone(), watcher::Config::default()));
@@ -190,7 +191,7 @@ impl<K: Stored> Cache<K> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply(&self, event: watcher::Event<Wire<K::Spec, K::Status>>, listed: &mut Option<(u64, BTreeSet<Key>)>) {
+    fn apply(&self, event: watcher::Event<K::Wire>, listed: &mut Option<(u64, BTreeSet<Key>)>) {
         match event {
             watcher::Event::Init => {
                 let mut inner = self.write();
@@ -282,6 +283,10 @@ pub(crate) trait Objects: Send + Sync {
     fn keys(&self, wanted: &dyn Fn(&Metadata) -> bool) -> Vec<Key>;
     /// Calls `handler` with what an object was and is; none where it was or is not.
     fn on_metadata(&self, handler: MetadataHandler);
+    /// Waits for the first complete list.
+    fn complete(&self) -> BoxFuture<'_, ()>;
+    /// Lists and watches until shutdown.
+    fn reflect(self: Arc<Self>, client: Client, shutdown: CancellationToken) -> BoxFuture<'static, ()>;
 }
 
 /// Called with what an object was and is.
@@ -313,6 +318,14 @@ impl<K: Stored> Objects for Cache<K> {
             }
             Change::Gone(object) => handler(Some(object.metadata()), None),
         });
+    }
+
+    fn complete(&self) -> BoxFuture<'_, ()> {
+        self.completed().boxed()
+    }
+
+    fn reflect(self: Arc<Self>, client: Client, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        self.run(client, shutdown).boxed()
     }
 }
 

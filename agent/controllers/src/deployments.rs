@@ -1,21 +1,20 @@
 //! Deployments: ReplicaSets of one template after the other, brought up and down within the bounds asked for.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
-use crate::cache::{Cache, Change, Mark};
+use crate::cache::{Cache, Change};
 use crate::events::{Level, Recorder};
 use crate::objects::deployment::Deployment;
 use crate::objects::pod::Pod;
 use crate::objects::replica_set::{ReplicaSet, Template};
-use crate::objects::{DEPLOYMENTS, Key, Metadata, Owner, REPLICA_SETS};
+use crate::objects::{DEPLOYMENTS, Key, Owner, REPLICA_SETS};
 use crate::owners::{self, Claim, claim};
+use crate::pending::{LOOK_AGAIN, Pending};
 use crate::queue::{Again, Queue};
 use crate::requests::{Deletion, Requests};
 
@@ -28,16 +27,6 @@ use plan::{NewSet, Observed, Plan, Update, plan};
 
 /// Deployments handled at the same time.
 const WORKERS: usize = 4;
-/// When to look again if the caches do not show an own write yet; its arrival wakes the controller sooner.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Own writes that the caches must show before the next look.
-#[derive(Default)]
-struct Written {
-    deployment: Option<Mark>,
-    sets: Option<Mark>,
-}
-
 /// The controller.
 pub(crate) struct Deployments {
     requests: Requests,
@@ -46,7 +35,8 @@ pub(crate) struct Deployments {
     sets: Arc<Cache<ReplicaSet>>,
     pods: Arc<Cache<Pod>>,
     queue: Arc<Queue<Key>>,
-    written: Mutex<HashMap<Key, Written>>,
+    written: Pending<Deployment>,
+    written_sets: Pending<ReplicaSet>,
 }
 
 impl Deployments {
@@ -61,36 +51,8 @@ impl Deployments {
         let sink = Arc::clone(&queue);
         deployments.on_change(move |change| sink.add(change.object().metadata.key.clone()));
 
-        let sink = Arc::clone(&queue);
-        let known = Arc::clone(&deployments);
-        sets.on_change(move |change| {
-            let wake = |metadata: &Metadata| match metadata.controller() {
-                Some(_) => {
-                    if let Some(key) = owners::managed_by(&DEPLOYMENTS, metadata) {
-                        sink.add(key);
-                    }
-                }
-                None if !metadata.terminating() => {
-                    for deployment in known.within(&metadata.key.namespace, |deployment| {
-                        deployment
-                            .selector
-                            .as_ref()
-                            .is_some_and(|selector| !selector.is_empty() && selector.matches(metadata))
-                    }) {
-                        sink.add(deployment.metadata.key.clone());
-                    }
-                }
-                None => {}
-            };
-            if let Change::Put {
-                previous: Some(previous),
-                current,
-            } = change
-                && previous.metadata.owners != current.metadata.owners
-            {
-                wake(&previous.metadata);
-            }
-            wake(&change.object().metadata);
+        owners::wake_owners(&sets, &deployments, DEPLOYMENTS, &queue, |deployment| {
+            deployment.selector.as_ref()
         });
 
         // Recreate waits until the last old pod is gone; nothing else of a pod concerns a Deployment directly.
@@ -116,11 +78,12 @@ impl Deployments {
         Self {
             requests,
             recorder,
+            written: Pending::new(Arc::clone(&deployments)),
+            written_sets: Pending::new(Arc::clone(&sets)),
             deployments,
             sets,
             pods,
             queue,
-            written: Mutex::default(),
         }
     }
 
@@ -139,42 +102,13 @@ impl Deployments {
         Ok(())
     }
 
-    fn written(&self) -> MutexGuard<'_, HashMap<Key, Written>> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn settled(&self, key: &Key) -> bool {
-        let mut written = self.written();
-        let Some(marks) = written.get_mut(key) else { return true };
-        marks.deployment = marks.deployment.filter(|mark| !self.deployments.has_seen(*mark));
-        marks.sets = marks.sets.filter(|mark| !self.sets.has_seen(*mark));
-        let settled = marks.deployment.is_none() && marks.sets.is_none();
-        if settled {
-            written.remove(key);
-        }
-        settled
-    }
-
-    fn wrote_set(&self, key: &Key, revision: u64) {
-        let mark = self.sets.mark(revision);
-        let mut written = self.written();
-        let marks = written.entry(key.clone()).or_default();
-        if marks.sets.is_none_or(|known| known.is_before(mark)) {
-            marks.sets = Some(mark);
-        }
-    }
-
-    fn wrote_deployment(&self, key: &Key, revision: u64) {
-        let mark = self.deployments.mark(revision);
-        self.written().entry(key.clone()).or_default().deployment = Some(mark);
-    }
-
     async fn reconcile(&self, key: Key) -> Result<Again, Error> {
         let Some(deployment) = self.deployments.get(&key) else {
-            self.written().remove(&key);
+            self.written.forget(&key);
+            self.written_sets.forget(&key);
             return Ok(None);
         };
-        if !self.settled(&key) {
+        if !self.written.settled(&key) || !self.written_sets.settled(&key) {
             return Ok(Some(LOOK_AGAIN));
         }
         let Some(selector) = &deployment.selector else {
@@ -252,12 +186,12 @@ impl Deployments {
                 "annotations": {revision::REVISION: revision},
             }});
             at = self.requests.merge(&path, &body).await?.revision();
-            self.wrote_deployment(key, at);
+            self.written.wrote(key, at);
         }
         if plan.status != deployment.status {
             let body = json!({"metadata": {"resourceVersion": at.to_string()}, "status": plan.status});
             let reply = self.requests.merge(&format!("{path}/status"), &body).await?;
-            self.wrote_deployment(key, reply.revision());
+            self.written.wrote(key, reply.revision());
         }
         failure.map_or(Ok(plan.again), Err)
     }
@@ -276,7 +210,7 @@ impl Deployments {
             .await
         {
             Ok(reply) => {
-                self.wrote_set(key, reply.revision());
+                self.written_sets.wrote(key, reply.revision());
                 if new.replicas > 0 {
                     let message = format!("Scaled up replica set {} from 0 to {}", new.name, new.replicas);
                     self.recorder.tell(
@@ -350,7 +284,7 @@ impl Deployments {
             .requests
             .merge(&REPLICA_SETS.path_of(&set.metadata.key), &body)
             .await?;
-        self.wrote_set(&deployment.metadata.key, reply.revision());
+        self.written_sets.wrote(&deployment.metadata.key, reply.revision());
         if let Some(replicas) = update.replicas {
             let direction = if replicas > set.replicas { "up" } else { "down" };
             let name = &set.metadata.key.name;

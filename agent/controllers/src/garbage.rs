@@ -180,12 +180,13 @@ impl Garbage {
         Self { requests, graph, queue }
     }
 
-    /// Works until shutdown, as soon as `complete` says that every cache has its first list.
-    pub(crate) async fn run(
-        self,
-        complete: impl Future<Output = ()> + Send,
-        shutdown: CancellationToken,
-    ) -> Result<(), Error> {
+    /// Works until shutdown, as soon as every cache has its first list.
+    pub(crate) async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let complete = async {
+            for cache in self.graph.caches.iter() {
+                cache.complete().await;
+            }
+        };
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             () = complete => {}

@@ -1,5 +1,5 @@
-//! What follows from what was asked: Deployments and ReplicaSets become pods, pods get nodes, silent nodes lose them, and what nobody
-//! owns any more goes.
+//! What follows from what was asked: Deployments and ReplicaSets become pods, pods get nodes, silent nodes lose them, Services learn which
+//! pods answer for them and get an address on the LAN, and what nobody owns any more goes.
 //!
 //! The controllers are ordinary clients of the API, each as its own user. They share one reflector per kind, which keeps only the fields
 //! they read, and each works from a queue of keys: woken by changes, never by polling. They own no state that matters: a restart loses
@@ -12,6 +12,7 @@
 //! - The scheduler knows requests, node selectors, required node affinity, taints, host ports and spread; not preferred affinity, pod
 //!   affinity, topology spread constraints, volumes or preemption.
 //! - `minReadySeconds` and `progressDeadlineSeconds` are counted by the wall clock, as the times they start from are.
+//! - Endpoints carry no hints: `trafficDistribution` and topology annotations of Services change nothing.
 //! - There is no leader election: one control plane per store.
 
 use std::sync::Arc;
@@ -22,14 +23,20 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+mod backends;
 mod cache;
 mod deployments;
+mod endpoints;
+mod endpointslices;
 mod events;
 mod garbage;
+mod loadbalancers;
+mod mirroring;
 mod namespaces;
 mod nodes;
 mod objects;
 mod owners;
+mod pending;
 mod pods;
 mod queue;
 mod replicasets;
@@ -43,10 +50,16 @@ pub use objects::Resource;
 
 use cache::{Cache, Objects};
 use objects::deployment::Deployment;
+use objects::endpoint_slice::EndpointSlice;
+use objects::endpoints::Endpoints;
 use objects::node::Node;
 use objects::pod::Pod;
 use objects::replica_set::ReplicaSet;
-use objects::{Anything, DEPLOYMENTS, EVENTS, LEASES, Lease, NAMESPACES, NODES, Namespace, PODS, REPLICA_SETS};
+use objects::service::Service;
+use objects::{
+    Anything, DEPLOYMENTS, ENDPOINT_SLICES, ENDPOINTS, EVENTS, LEASES, Lease, NAMESPACES, NODES, Namespace, PODS,
+    REPLICA_SETS, SERVICES,
+};
 use requests::Requests;
 
 /// User of the Deployment controller.
@@ -61,6 +74,15 @@ pub const GARBAGE_COLLECTOR: &str = "system:serviceaccount:kube-system:generic-g
 pub const POD_GARBAGE_COLLECTOR: &str = "system:serviceaccount:kube-system:pod-garbage-collector";
 /// User of namespace deletion.
 pub const NAMESPACE_CONTROLLER: &str = "system:serviceaccount:kube-system:namespace-controller";
+/// User of the EndpointSlice controller.
+pub const ENDPOINT_SLICE_CONTROLLER: &str = "system:serviceaccount:kube-system:endpointslice-controller";
+/// User of the Endpoints controller.
+pub const ENDPOINT_CONTROLLER: &str = "system:serviceaccount:kube-system:endpoint-controller";
+/// User of the controller that mirrors Endpoints.
+pub const ENDPOINT_SLICE_MIRRORING_CONTROLLER: &str =
+    "system:serviceaccount:kube-system:endpointslicemirroring-controller";
+/// User of the controller of Services of type LoadBalancer.
+pub const SERVICE_CONTROLLER: &str = "system:serviceaccount:kube-system:service-controller";
 /// User of the scheduler.
 pub const SCHEDULER: &str = "system:kube-scheduler";
 
@@ -153,6 +175,8 @@ pub struct Options {
     pub missing_node_quarantine: Duration,
     /// True while the control plane's own uplink has no carrier: no silence is counted and nothing is evicted.
     pub evictions_paused: watch::Receiver<bool>,
+    /// Name of the cluster: no Service is announced by it.
+    pub cluster: String,
     /// Every kind that can be listed, watched and deleted: what garbage collection and namespace deletion look through.
     pub kinds: Vec<Resource>,
 }
@@ -167,6 +191,7 @@ impl Options {
             finished_pods: 500,
             missing_node_quarantine: Duration::from_secs(20),
             evictions_paused: watch::Sender::new(false).subscribe(),
+            cluster: String::new(),
             kinds: all_kinds(),
         }
     }
@@ -198,6 +223,9 @@ pub async fn run(
     let namespaces: Arc<Cache<Namespace>> = Cache::new(NAMESPACES);
     let sets: Arc<Cache<ReplicaSet>> = Cache::new(REPLICA_SETS);
     let deployments: Arc<Cache<Deployment>> = Cache::new(DEPLOYMENTS);
+    let services: Arc<Cache<Service>> = Cache::new(SERVICES);
+    let slices: Arc<Cache<EndpointSlice>> = Cache::new(ENDPOINT_SLICES);
+    let endpoints: Arc<Cache<Endpoints>> = Cache::new(ENDPOINTS);
     let mut graph: Vec<Arc<dyn Objects>> = vec![
         pods.clone(),
         nodes.clone(),
@@ -205,15 +233,21 @@ pub async fn run(
         namespaces.clone(),
         sets.clone(),
         deployments.clone(),
+        services.clone(),
+        slices.clone(),
+        endpoints.clone(),
     ];
     // Events come by the hundred, own nothing and lapse by themselves.
-    let rest: Vec<Arc<Cache<Anything>>> = options
+    let rest: Vec<&Resource> = options
         .kinds
         .iter()
         .filter(|kind| kind.plural != EVENTS.plural && !graph.iter().any(|known| known.resource() == *kind))
-        .map(|kind| Cache::new(kind.clone()))
         .collect();
-    graph.extend(rest.iter().map(|cache| Arc::clone(cache) as Arc<dyn Objects>));
+    for kind in rest {
+        let cache: Arc<Cache<Anything>> = Cache::new(kind.clone());
+        graph.push(cache);
+    }
+    let reflectors = graph.clone();
 
     // First everybody says what they want to hear, then the reflectors begin to speak.
     let deployment_controller = {
@@ -259,6 +293,48 @@ pub async fn run(
         nodes.clone(),
         options.pod_range,
     );
+    let slice_controller = {
+        let requests = as_user(ENDPOINT_SLICE_CONTROLLER);
+        let recorder = events.recorder("endpoint-slice-controller", requests.clone());
+        let caches = endpointslices::Caches {
+            services: services.clone(),
+            pods: pods.clone(),
+            nodes: nodes.clone(),
+            slices: slices.clone(),
+        };
+        endpointslices::EndpointSlices::new(requests, recorder, caches)
+    };
+    let endpoints_controller = {
+        let requests = as_user(ENDPOINT_CONTROLLER);
+        let recorder = events.recorder("endpoint-controller", requests.clone());
+        let caches = endpoints::Caches {
+            services: services.clone(),
+            pods: pods.clone(),
+            endpoints: endpoints.clone(),
+        };
+        endpoints::EndpointsController::new(requests, recorder, caches)
+    };
+    let mirroring = {
+        let requests = as_user(ENDPOINT_SLICE_MIRRORING_CONTROLLER);
+        let recorder = events.recorder("endpoint-slice-mirroring-controller", requests.clone());
+        let caches = mirroring::Caches {
+            services: services.clone(),
+            endpoints: endpoints.clone(),
+            slices: slices.clone(),
+        };
+        mirroring::Mirroring::new(requests, recorder, caches)
+    };
+    let load_balancers = {
+        let requests = as_user(SERVICE_CONTROLLER);
+        let recorder = events.recorder("service-controller", requests.clone());
+        let caches = loadbalancers::Caches {
+            services: services.clone(),
+            nodes: nodes.clone(),
+            pods: pods.clone(),
+            slices: slices.clone(),
+        };
+        loadbalancers::LoadBalancers::new(requests, recorder, caches, options.cluster)
+    };
     let garbage = garbage::Garbage::new(as_user(GARBAGE_COLLECTOR), graph);
     let pod_cleanup = pods::PodCleanup::new(
         as_user(POD_GARBAGE_COLLECTOR),
@@ -273,38 +349,25 @@ pub async fn run(
     let reader = clients(GARBAGE_COLLECTOR);
     let stop = shutdown.child_token();
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
-    let complete = {
-        let (pods, nodes, leases, namespaces) = (pods.clone(), nodes.clone(), leases.clone(), namespaces.clone());
-        let (sets, deployments, rest) = (sets.clone(), deployments.clone(), rest.clone());
-        async move {
-            pods.completed().await;
-            nodes.completed().await;
-            leases.completed().await;
-            namespaces.completed().await;
-            sets.completed().await;
-            deployments.completed().await;
-            for cache in rest {
-                cache.completed().await;
-            }
-        }
-    };
     tasks.spawn(deployment_controller.run(stop.clone()));
     tasks.spawn(replica_set_controller.run(stop.clone()));
     tasks.spawn(scheduler.run(stop.clone()));
     tasks.spawn(lifecycle.run(stop.clone()));
     tasks.spawn(evictions.run(stop.clone()));
     tasks.spawn(ranges.run(stop.clone()));
-    tasks.spawn(garbage.run(complete, stop.clone()));
+    tasks.spawn(garbage.run(stop.clone()));
     tasks.spawn(pod_cleanup.run(stop.clone()));
     tasks.spawn(namespace_controller.run(stop.clone()));
-    tasks.spawn(reflect(pods, reader.clone(), stop.clone()));
-    tasks.spawn(reflect(nodes, reader.clone(), stop.clone()));
-    tasks.spawn(reflect(leases, reader.clone(), stop.clone()));
-    tasks.spawn(reflect(namespaces, reader.clone(), stop.clone()));
-    tasks.spawn(reflect(sets, reader.clone(), stop.clone()));
-    tasks.spawn(reflect(deployments, reader.clone(), stop.clone()));
-    for cache in rest {
-        tasks.spawn(reflect(cache, reader.clone(), stop.clone()));
+    tasks.spawn(slice_controller.run(stop.clone()));
+    tasks.spawn(endpoints_controller.run(stop.clone()));
+    tasks.spawn(mirroring.run(stop.clone()));
+    tasks.spawn(load_balancers.run(stop.clone()));
+    for cache in reflectors {
+        let work = cache.reflect(reader.clone(), stop.clone());
+        tasks.spawn(async move {
+            work.await;
+            Ok(())
+        });
     }
     {
         let stop = stop.clone();
@@ -323,13 +386,4 @@ pub async fn run(
         }
     }
     outcome
-}
-
-async fn reflect<K: objects::Stored>(
-    cache: Arc<Cache<K>>,
-    client: Client,
-    shutdown: CancellationToken,
-) -> Result<(), Error> {
-    cache.run(client, shutdown).await;
-    Ok(())
 }

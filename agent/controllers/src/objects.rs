@@ -11,10 +11,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) mod deployment;
+pub(crate) mod endpoint_slice;
+pub(crate) mod endpoints;
 pub(crate) mod metadata;
 pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod replica_set;
+pub(crate) mod service;
 
 pub(crate) use metadata::{Key, Metadata, Owner};
 
@@ -85,6 +88,10 @@ impl Resource {
 pub(crate) const PODS: Resource = Resource::new("", "v1", "Pod", "pods", true);
 pub(crate) const NODES: Resource = Resource::new("", "v1", "Node", "nodes", false);
 pub(crate) const NAMESPACES: Resource = Resource::new("", "v1", "Namespace", "namespaces", false);
+pub(crate) const SERVICES: Resource = Resource::new("", "v1", "Service", "services", true);
+pub(crate) const ENDPOINTS: Resource = Resource::new("", "v1", "Endpoints", "endpoints", true);
+pub(crate) const ENDPOINT_SLICES: Resource =
+    Resource::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", true);
 pub(crate) const CONFIG_MAPS: Resource = Resource::new("", "v1", "ConfigMap", "configmaps", true);
 pub(crate) const EVENTS: Resource = Resource::new("", "v1", "Event", "events", true);
 pub(crate) const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "Lease", "leases", true);
@@ -105,39 +112,60 @@ pub(crate) struct Wire<S, T> {
     pub(crate) status: Option<T>,
 }
 
-impl<S, T> kube::Resource for Wire<S, T> {
-    type DynamicType = Resource;
-    type Scope = kube::core::DynamicResourceScope;
+/// Makes a wire form one that kube's clients and watchers take: all of them have `metadata`, and learn their kind at run time.
+macro_rules! travels {
+    ($wire:ident $(<$($parameter:ident),+>)?) => {
+        impl $(<$($parameter),+>)? kube::Resource for $wire $(<$($parameter),+>)? {
+            type DynamicType = $crate::objects::Resource;
+            type Scope = kube::core::DynamicResourceScope;
 
-    fn kind(resource: &Resource) -> Cow<'_, str> {
-        Cow::Borrowed(&resource.kind)
-    }
-    fn group(resource: &Resource) -> Cow<'_, str> {
-        Cow::Borrowed(&resource.group)
-    }
-    fn version(resource: &Resource) -> Cow<'_, str> {
-        Cow::Borrowed(&resource.version)
-    }
-    fn plural(resource: &Resource) -> Cow<'_, str> {
-        Cow::Borrowed(&resource.plural)
-    }
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+            fn kind(resource: &$crate::objects::Resource) -> std::borrow::Cow<'_, str> {
+                std::borrow::Cow::Borrowed(&resource.kind)
+            }
+            fn group(resource: &$crate::objects::Resource) -> std::borrow::Cow<'_, str> {
+                std::borrow::Cow::Borrowed(&resource.group)
+            }
+            fn version(resource: &$crate::objects::Resource) -> std::borrow::Cow<'_, str> {
+                std::borrow::Cow::Borrowed(&resource.version)
+            }
+            fn plural(resource: &$crate::objects::Resource) -> std::borrow::Cow<'_, str> {
+                std::borrow::Cow::Borrowed(&resource.plural)
+            }
+            fn meta(&self) -> &kube::core::ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut kube::core::ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+pub(crate) use travels;
+
+travels!(Wire<S, T>);
+
+/// What is absent or null is nothing: one odd object must not keep a whole list from being read.
+pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// A port; what is none counts as absent.
+pub(crate) fn port_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    let number: Option<i64> = Option::deserialize(deserializer)?;
+    Ok(number.and_then(|number| u16::try_from(number).ok()))
 }
 
 /// A kind that a cache can hold.
 pub(crate) trait Stored: Sized + Send + Sync + 'static {
-    /// What serde reads of its spec.
-    type Spec: Clone + Debug + DeserializeOwned + Send + 'static;
-    /// What serde reads of its status.
-    type Status: Clone + Debug + DeserializeOwned + Send + 'static;
+    /// What serde reads of it.
+    type Wire: kube::Resource<DynamicType = Resource> + Clone + Debug + DeserializeOwned + Send + 'static;
 
     /// Keeps what the controllers need.
-    fn from_wire(wire: Wire<Self::Spec, Self::Status>) -> Self;
+    fn from_wire(wire: Self::Wire) -> Self;
 
     /// Identity, labels and owners.
     fn metadata(&self) -> &Metadata;
@@ -150,10 +178,9 @@ pub(crate) struct Anything {
 }
 
 impl Stored for Anything {
-    type Spec = serde::de::IgnoredAny;
-    type Status = serde::de::IgnoredAny;
+    type Wire = Wire<serde::de::IgnoredAny, serde::de::IgnoredAny>;
 
-    fn from_wire(wire: Wire<Self::Spec, Self::Status>) -> Self {
+    fn from_wire(wire: Self::Wire) -> Self {
         Self {
             metadata: Metadata::from(wire.metadata),
         }
@@ -180,10 +207,9 @@ pub(crate) struct LeaseSpec {
 }
 
 impl Stored for Lease {
-    type Spec = LeaseSpec;
-    type Status = serde::de::IgnoredAny;
+    type Wire = Wire<LeaseSpec, serde::de::IgnoredAny>;
 
-    fn from_wire(wire: Wire<Self::Spec, Self::Status>) -> Self {
+    fn from_wire(wire: Self::Wire) -> Self {
         Self {
             metadata: Metadata::from(wire.metadata),
             renewed: wire.spec.and_then(|spec| spec.renew_time).unwrap_or_default().into(),
@@ -227,10 +253,9 @@ pub(crate) struct NamespaceSpec {
 }
 
 impl Stored for Namespace {
-    type Spec = NamespaceSpec;
-    type Status = NamespaceStatus;
+    type Wire = Wire<NamespaceSpec, NamespaceStatus>;
 
-    fn from_wire(wire: Wire<Self::Spec, Self::Status>) -> Self {
+    fn from_wire(wire: Self::Wire) -> Self {
         Self {
             metadata: Metadata::from(wire.metadata),
             finalizers: wire.spec.and_then(|spec| spec.finalizers).unwrap_or_default(),
@@ -246,7 +271,7 @@ impl Stored for Namespace {
 /// An object from JSON, as if it had come from the API.
 #[cfg(test)]
 pub(crate) fn from_json<K: Stored>(value: serde_json::Value) -> std::sync::Arc<K> {
-    let wire: Wire<K::Spec, K::Status> = serde_json::from_value(value).unwrap();
+    let wire: K::Wire = serde_json::from_value(value).unwrap();
     std::sync::Arc::new(K::from_wire(wire))
 }
 

@@ -1,10 +1,15 @@
 //! Who manages whom: adoption and release of objects by selector and owner reference.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::Error;
-use crate::objects::{Key, Metadata, Owner, Resource};
+use crate::cache::{Cache, Change};
+use crate::objects::{Key, Metadata, Owner, Resource, Stored};
+use crate::queue::Queue;
 use crate::requests::{Reply, Requests};
+use crate::selector::Selector;
 
 /// What a controller does about an object that may be one of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +40,44 @@ pub(crate) fn managed_by(resource: &Resource, child: &Metadata) -> Option<Key> {
     let owner = child.controller()?;
     (*owner.kind == *resource.kind && owner.group() == resource.group)
         .then(|| Key::new(&child.key.namespace, &owner.name))
+}
+
+/// Queues who manages a child that changes; of a child that nobody manages, all that might adopt it.
+pub(crate) fn wake_owners<C: Stored, O: Stored>(
+    children: &Cache<C>,
+    owners: &Arc<Cache<O>>,
+    resource: Resource,
+    queue: &Arc<Queue<Key>>,
+    selector: fn(&O) -> Option<&Selector>,
+) {
+    let owners = Arc::clone(owners);
+    let queue = Arc::clone(queue);
+    children.on_change(move |change| {
+        let wake = |child: &Metadata| match child.controller() {
+            Some(_) => {
+                if let Some(key) = managed_by(&resource, child) {
+                    queue.add(key);
+                }
+            }
+            None if !child.terminating() => {
+                for owner in owners.within(&child.key.namespace, |owner| {
+                    selector(owner).is_some_and(|selector| !selector.is_empty() && selector.matches(child))
+                }) {
+                    queue.add(owner.metadata().key.clone());
+                }
+            }
+            None => {}
+        };
+        if let Change::Put {
+            previous: Some(previous),
+            current,
+        } = change
+            && previous.metadata().owners != current.metadata().owners
+        {
+            wake(previous.metadata());
+        }
+        wake(change.object().metadata());
+    });
 }
 
 fn patch(child: &Metadata, owners: &[Owner]) -> Value {

@@ -2,23 +2,21 @@
 //!
 //! A pod that was just created or deleted is expected in the cache before the next pod is: so none is made twice.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use futures::future::join_all;
 use jiff::Timestamp;
 use serde_json::json;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
-use crate::cache::{Cache, Change, Mark};
+use crate::cache::Cache;
 use crate::events::{Level, Recorder};
 use crate::objects::pod::Pod;
 use crate::objects::replica_set::ReplicaSet;
-use crate::objects::{Key, Metadata, Owner, PODS, REPLICA_SETS, Stored};
+use crate::objects::{Key, Owner, PODS, REPLICA_SETS, Stored};
 use crate::owners::{self, Claim, claim};
+use crate::pending::{LOOK_AGAIN, Pending};
 use crate::queue::{Again, Queue};
 use crate::requests::{Deletion, Requests};
 
@@ -36,21 +34,6 @@ const BURST: usize = 500;
 const FIRST_BATCH: usize = 1;
 /// Most requests under way at once for one set: enough for the store to gather writes, little enough for one user.
 const AT_ONCE: usize = 32;
-/// After so long an expectation is given up (`controller.ExpectationsTimeout`).
-const EXPECTATION_LIMIT: Duration = Duration::from_secs(300);
-/// When to look again if the cache does not show an own write yet; its arrival wakes the controller sooner.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// What the caches must show before a set is acted on again.
-struct Expectation {
-    created: Option<Mark>,
-    /// Uids of pods whose deletion was asked for.
-    deleted: Vec<Box<str>>,
-    /// Own status of the set.
-    written: Option<Mark>,
-    since: Instant,
-}
-
 /// The controller.
 pub(crate) struct ReplicaSets {
     requests: Requests,
@@ -58,7 +41,10 @@ pub(crate) struct ReplicaSets {
     pods: Arc<Cache<Pod>>,
     sets: Arc<Cache<ReplicaSet>>,
     queue: Arc<Queue<Key>>,
-    expectations: Mutex<HashMap<Key, Expectation>>,
+    /// Pods created and deleted.
+    made: Pending<Pod>,
+    /// Own status of the sets.
+    written: Pending<ReplicaSet>,
 }
 
 impl ReplicaSets {
@@ -71,44 +57,15 @@ impl ReplicaSets {
         let queue = Queue::new();
         let sink = Arc::clone(&queue);
         sets.on_change(move |change| sink.add(change.object().metadata().key.clone()));
-        let sink = Arc::clone(&queue);
-        let known = Arc::clone(&sets);
-        pods.on_change(move |change| {
-            let wake = |metadata: &Metadata| match metadata.controller() {
-                Some(_) => {
-                    if let Some(key) = owners::managed_by(&REPLICA_SETS, metadata) {
-                        sink.add(key);
-                    }
-                }
-                // A pod that nobody manages may be somebody's by its labels.
-                None if !metadata.terminating() => {
-                    for set in known.within(&metadata.key.namespace, |set| {
-                        set.selector
-                            .as_ref()
-                            .is_some_and(|selector| !selector.is_empty() && selector.matches(metadata))
-                    }) {
-                        sink.add(set.metadata.key.clone());
-                    }
-                }
-                None => {}
-            };
-            if let Change::Put {
-                previous: Some(previous),
-                current,
-            } = change
-                && previous.metadata.owners != current.metadata.owners
-            {
-                wake(&previous.metadata);
-            }
-            wake(&change.object().metadata);
-        });
+        owners::wake_owners(&pods, &sets, REPLICA_SETS, &queue, |set| set.selector.as_ref());
         Self {
             requests,
             recorder,
+            made: Pending::new(Arc::clone(&pods)),
+            written: Pending::new(Arc::clone(&sets)),
             pods,
             sets,
             queue,
-            expectations: Mutex::default(),
         }
     }
 
@@ -122,52 +79,13 @@ impl ReplicaSets {
         Ok(())
     }
 
-    fn expectations(&self) -> MutexGuard<'_, HashMap<Key, Expectation>> {
-        self.expectations.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn expect(&self, key: &Key, change: impl FnOnce(&mut Expectation)) {
-        let mut expectations = self.expectations();
-        let expectation = expectations.entry(key.clone()).or_insert_with(|| Expectation {
-            created: None,
-            deleted: Vec::new(),
-            written: None,
-            since: Instant::now(),
-        });
-        change(expectation);
-        expectation.since = Instant::now();
-    }
-
-    /// Whether the caches show everything done so far for the set.
-    fn settled(&self, key: &Key) -> bool {
-        let mut expectations = self.expectations();
-        let Some(expectation) = expectations.get_mut(key) else {
-            return true;
-        };
-        expectation.created = expectation.created.filter(|mark| !self.pods.has_seen(*mark));
-        expectation.written = expectation.written.filter(|mark| !self.sets.has_seen(*mark));
-        if !expectation.deleted.is_empty() {
-            let there = self.pods.within(&key.namespace, |pod| {
-                !pod.metadata.terminating() && expectation.deleted.contains(&pod.metadata.uid)
-            });
-            expectation
-                .deleted
-                .retain(|uid| there.iter().any(|pod| pod.metadata.uid == *uid));
-        }
-        let settled = expectation.created.is_none() && expectation.written.is_none() && expectation.deleted.is_empty();
-        if settled || expectation.since.elapsed() > EXPECTATION_LIMIT {
-            expectations.remove(key);
-            return true;
-        }
-        false
-    }
-
     async fn reconcile(&self, key: Key) -> Result<Again, Error> {
         let Some(set) = self.sets.get(&key) else {
-            self.expectations().remove(&key);
+            self.made.forget(&key);
+            self.written.forget(&key);
             return Ok(None);
         };
-        if !self.settled(&key) {
+        if !self.made.settled(&key) || !self.written.settled(&key) {
             return Ok(Some(LOOK_AGAIN));
         }
         let Some(selector) = set.selector.as_ref().filter(|selector| !selector.is_empty()) else {
@@ -214,10 +132,7 @@ impl ReplicaSets {
                 .merge(&format!("{}/status", REPLICA_SETS.path_of(&key)), &body)
                 .await;
             match reply {
-                Ok(reply) => {
-                    let mark = self.sets.mark(reply.revision());
-                    self.expect(&key, |expectation| expectation.written = Some(mark));
-                }
+                Ok(reply) => self.written.wrote(&key, reply.revision()),
                 Err(error) if error.is_not_found() => return Ok(None),
                 Err(error) => return Err(error),
             }
@@ -256,12 +171,7 @@ impl ReplicaSets {
             for reply in replies {
                 match reply {
                     Ok(reply) => {
-                        let mark = self.pods.mark(reply.revision());
-                        self.expect(&set.metadata.key, |expectation| {
-                            if expectation.created.is_none_or(|known| known.is_before(mark)) {
-                                expectation.created = Some(mark);
-                            }
-                        });
+                        self.made.wrote(&set.metadata.key, reply.revision());
                         let message = format!("Created pod: {}", reply.metadata.name);
                         self.recorder
                             .tell(&REPLICA_SETS, &set.metadata, Level::Normal, "SuccessfulCreate", message);
@@ -290,11 +200,9 @@ impl ReplicaSets {
             sort_by_dispensability(&mut pods, &self.related(set), Timestamp::now());
         }
         pods.truncate(count);
-        self.expect(&set.metadata.key, |expectation| {
-            expectation
-                .deleted
-                .extend(pods.iter().map(|pod| pod.metadata.uid.clone()));
-        });
+        for pod in &pods {
+            self.made.deletes(&set.metadata.key, &pod.metadata);
+        }
         let mut outcomes = Vec::with_capacity(pods.len());
         for some in pods.chunks(AT_ONCE) {
             let work = some.iter().map(|pod| async move {
@@ -313,9 +221,7 @@ impl ReplicaSets {
                         .tell(&REPLICA_SETS, &set.metadata, Level::Normal, "SuccessfulDelete", message);
                 }
                 Err(error) => {
-                    self.expect(&set.metadata.key, |expectation| {
-                        expectation.deleted.retain(|uid| *uid != pod.metadata.uid);
-                    });
+                    self.made.kept(&set.metadata.key, &pod.metadata);
                     let message = format!("Error deleting: {}", error.api_message());
                     self.recorder
                         .tell(&REPLICA_SETS, &set.metadata, Level::Warning, "FailedDelete", message);

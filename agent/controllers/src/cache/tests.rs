@@ -7,7 +7,7 @@ use super::*;
 use crate::objects::PODS;
 use crate::objects::pod::Pod;
 
-type PodWire = Wire<<Pod as Stored>::Spec, <Pod as Stored>::Status>;
+type PodWire = <Pod as Stored>::Wire;
 
 fn wire(name: &str, uid: &str, revision: u64) -> PodWire {
     let metadata = json!({"name": name, "namespace": "default", "uid": uid, "resourceVersion": revision.to_string()});

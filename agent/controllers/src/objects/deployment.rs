@@ -119,10 +119,9 @@ pub(crate) struct DeploymentStatus {
 }
 
 impl Stored for Deployment {
-    type Spec = DeploymentSpec;
-    type Status = DeploymentStatus;
+    type Wire = Wire<DeploymentSpec, DeploymentStatus>;
 
-    fn from_wire(mut wire: Wire<DeploymentSpec, DeploymentStatus>) -> Self {
+    fn from_wire(mut wire: Self::Wire) -> Self {
         let annotations = wire.metadata.annotations.take().unwrap_or_default();
         let spec = wire.spec.unwrap_or_default();
         let rolling = spec

@@ -1,6 +1,7 @@
-//! A node as scheduler and node lifecycle see it.
+//! A node as scheduler, node lifecycle and Services see it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,8 @@ pub(crate) struct Node {
     /// `status.allocatable.pods`.
     pub(crate) pods: u64,
     pub(crate) conditions: Vec<Condition>,
+    /// `status.addresses` of type InternalIP, in their order.
+    pub(crate) addresses: Box<[IpAddr]>,
 }
 
 impl Node {
@@ -75,13 +78,20 @@ pub(crate) struct NodeSpec {
 pub(crate) struct NodeStatus {
     allocatable: Option<BTreeMap<String, serde_json::Value>>,
     conditions: Option<Vec<Condition>>,
+    addresses: Option<Vec<AddressWire>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct AddressWire {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    address: Option<String>,
 }
 
 impl Stored for Node {
-    type Spec = NodeSpec;
-    type Status = NodeStatus;
+    type Wire = Wire<NodeSpec, NodeStatus>;
 
-    fn from_wire(wire: Wire<NodeSpec, NodeStatus>) -> Self {
+    fn from_wire(wire: Self::Wire) -> Self {
         let mut node = Self {
             metadata: Metadata::from(wire.metadata),
             unschedulable: false,
@@ -90,6 +100,7 @@ impl Stored for Node {
             allocatable: Amounts::default(),
             pods: 0,
             conditions: Vec::new(),
+            addresses: Box::default(),
         };
         if let Some(spec) = wire.spec {
             node.unschedulable = spec.unschedulable.unwrap_or_default();
@@ -105,6 +116,13 @@ impl Stored for Node {
                 .and_then(|quantity| u64::try_from(quantity.units()).ok())
                 .unwrap_or_default();
             node.conditions = status.conditions.unwrap_or_default();
+            node.addresses = status
+                .addresses
+                .iter()
+                .flatten()
+                .filter(|entry| entry.kind.as_deref() == Some("InternalIP"))
+                .filter_map(|entry| entry.address.as_deref()?.parse().ok())
+                .collect();
         }
         node
     }

@@ -1,6 +1,7 @@
-//! A pod as scheduler, ReplicaSets, node lifecycle and pod clean-up see it.
+//! A pod as scheduler, ReplicaSets, node lifecycle, Services and pod clean-up see it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use minidc_api::quantity::Quantity;
@@ -110,6 +111,14 @@ impl HostPort {
     }
 }
 
+/// A port of a container that has a name, so that Services can lead to it by that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedPort {
+    pub(crate) name: Box<str>,
+    pub(crate) protocol: Box<str>,
+    pub(crate) port: u16,
+}
+
 /// One `matchExpressions` or `matchFields` entry of a node selector.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Requirement {
@@ -156,6 +165,14 @@ pub(crate) struct Pod {
     pub(crate) node_terms: Option<Box<[NodeTerm]>>,
     pub(crate) tolerations: Box<[Toleration]>,
     pub(crate) host_ports: Box<[HostPort]>,
+    /// Of the containers, then of the sidecars, in the order in which a name is looked up.
+    pub(crate) named_ports: Box<[NamedPort]>,
+    /// `spec.hostname`.
+    pub(crate) hostname: Option<Box<str>>,
+    /// `spec.subdomain`.
+    pub(crate) subdomain: Option<Box<str>>,
+    /// `status.podIPs`.
+    pub(crate) addresses: Box<[IpAddr]>,
     pub(crate) phase: Phase,
     pub(crate) ready: bool,
     /// When `Ready` last changed.
@@ -195,6 +212,8 @@ pub(crate) struct PodSpec {
     node_selector: Option<BTreeMap<Box<str>, Box<str>>>,
     affinity: Option<AffinityWire>,
     tolerations: Option<Vec<Toleration>>,
+    hostname: Option<String>,
+    subdomain: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -213,6 +232,7 @@ struct ResourcesWire {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PortWire {
+    name: Option<String>,
     container_port: Option<u16>,
     host_port: Option<u16>,
     #[serde(rename = "hostIP")]
@@ -245,6 +265,15 @@ pub(crate) struct PodStatus {
     phase: Option<String>,
     conditions: Option<Vec<super::metadata::Condition>>,
     container_statuses: Option<Vec<ContainerStatusWire>>,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Option<Vec<PodAddressWire>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct PodAddressWire {
+    ip: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -323,8 +352,8 @@ fn modest(spec: &PodSpec) -> (u32, u32) {
     (count("cpu"), count("memory"))
 }
 
-fn host_ports(spec: &PodSpec) -> Box<[HostPort]> {
-    let host_network = spec.host_network.unwrap_or_default();
+/// Ports of all that runs as long as the pod: containers, then sidecars.
+fn ports(spec: &PodSpec) -> impl Iterator<Item = &PortWire> {
     spec.containers
         .iter()
         .flatten()
@@ -332,9 +361,44 @@ fn host_ports(spec: &PodSpec) -> Box<[HostPort]> {
             spec.init_containers
                 .iter()
                 .flatten()
-                .filter(|c| c.restart_policy.as_deref() == Some("Always")),
+                .filter(|container| container.restart_policy.as_deref() == Some("Always")),
         )
         .flat_map(|container| container.ports.iter().flatten())
+}
+
+fn named_ports(spec: &PodSpec) -> Box<[NamedPort]> {
+    ports(spec)
+        .filter_map(|port| {
+            Some(NamedPort {
+                name: port.name.as_deref().filter(|name| !name.is_empty())?.into(),
+                protocol: port.protocol.as_deref().unwrap_or("TCP").into(),
+                port: port.container_port?,
+            })
+        })
+        .collect()
+}
+
+fn addresses(status: &PodStatus) -> Box<[IpAddr]> {
+    let all: Box<[IpAddr]> = status
+        .pod_ips
+        .iter()
+        .flatten()
+        .filter_map(|entry| entry.ip.as_deref()?.parse().ok())
+        .collect();
+    if !all.is_empty() {
+        return all;
+    }
+    status
+        .pod_ip
+        .as_deref()
+        .and_then(|text| text.parse().ok())
+        .into_iter()
+        .collect()
+}
+
+fn host_ports(spec: &PodSpec) -> Box<[HostPort]> {
+    let host_network = spec.host_network.unwrap_or_default();
+    ports(spec)
         .filter_map(|port| {
             // Defaulting sets hostPort on the host network; it is repeated here for pods stored before it did.
             let number = port
@@ -350,10 +414,9 @@ fn host_ports(spec: &PodSpec) -> Box<[HostPort]> {
 }
 
 impl Stored for Pod {
-    type Spec = PodSpec;
-    type Status = PodStatus;
+    type Wire = Wire<PodSpec, PodStatus>;
 
-    fn from_wire(wire: Wire<PodSpec, PodStatus>) -> Self {
+    fn from_wire(wire: Self::Wire) -> Self {
         let deletion_cost = wire
             .metadata
             .annotations
@@ -373,6 +436,10 @@ impl Stored for Pod {
             node_terms: None,
             tolerations: Box::default(),
             host_ports: Box::default(),
+            named_ports: Box::default(),
+            hostname: None,
+            subdomain: None,
+            addresses: Box::default(),
             phase: Phase::Pending,
             ready: false,
             ready_since: None,
@@ -384,6 +451,9 @@ impl Stored for Pod {
             pod.requests = requests(&spec);
             pod.modest = modest(&spec);
             pod.host_ports = host_ports(&spec);
+            pod.named_ports = named_ports(&spec);
+            pod.hostname = spec.hostname.filter(|name| !name.is_empty()).map(Into::into);
+            pod.subdomain = spec.subdomain.filter(|name| !name.is_empty()).map(Into::into);
             pod.node = spec.node_name.filter(|name| !name.is_empty()).map(Into::into);
             pod.scheduler = spec.scheduler_name.unwrap_or_default().into();
             pod.gated = spec.scheduling_gates.is_some_and(|gates| !gates.is_empty());
@@ -397,6 +467,7 @@ impl Stored for Pod {
                 .map(|selector| selector.node_selector_terms.unwrap_or_default().into());
         }
         if let Some(status) = wire.status {
+            pod.addresses = addresses(&status);
             pod.phase = match status.phase.as_deref() {
                 Some("Running") => Phase::Running,
                 Some("Succeeded") => Phase::Succeeded,

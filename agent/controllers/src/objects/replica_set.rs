@@ -62,10 +62,9 @@ pub(crate) struct ReplicaSetStatus {
 }
 
 impl Stored for ReplicaSet {
-    type Spec = ReplicaSetSpec;
-    type Status = ReplicaSetStatus;
+    type Wire = Wire<ReplicaSetSpec, ReplicaSetStatus>;
 
-    fn from_wire(mut wire: Wire<ReplicaSetSpec, ReplicaSetStatus>) -> Self {
+    fn from_wire(mut wire: Self::Wire) -> Self {
         let annotations = wire.metadata.annotations.take().unwrap_or_default();
         let spec = wire.spec;
         let read = |pick: fn(&ReplicaSetSpec) -> Option<i32>| spec.as_ref().and_then(pick);
