@@ -229,6 +229,14 @@ pub(crate) enum RackCommand {
         #[command(flatten)]
         rack: RackArgs,
     },
+    /// Put a machine with nothing of minidc on the rack's network, as a laptop would be; exec, plug and unplug know it
+    Guest {
+        /// Its host name, such as laptop
+        name: String,
+        /// Options of every rack command
+        #[command(flatten)]
+        rack: RackArgs,
+    },
     /// Write the demo's web server image as an OCI archive
     DemoImage {
         /// The archive to write
