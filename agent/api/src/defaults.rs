@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::kinds::Kind;
 use crate::schema::{Shape, Type};
+use crate::validate::service::is_externally_accessible;
 
 /// Fills in the defaults of a decoded object.
 pub fn apply(kind: &Kind, object: &mut Value) {
@@ -17,6 +18,7 @@ pub fn apply(kind: &Kind, object: &mut Value) {
         ("", "Pod") => pod(object),
         ("", "Namespace") => namespace(object),
         ("", "Secret") => secret(object),
+        ("", "Service") => service_status(object),
         _ => {}
     }
 }
@@ -129,22 +131,49 @@ fn items<'a>(fields: &'a mut Map<String, Value>, name: &str) -> impl Iterator<It
 }
 
 fn service(spec: &mut Map<String, Value>) {
-    let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if spec.get("sessionAffinity").and_then(Value::as_str) == Some("ClientIP") {
-        absent(
-            spec,
-            "sessionAffinityConfig",
-            || json!({"clientIP": {"timeoutSeconds": 10800}}),
-        );
+    match spec.get("sessionAffinity").and_then(Value::as_str) {
+        Some("ClientIP") => client_affinity(spec),
+        Some("None") => {
+            spec.remove("sessionAffinityConfig");
+        }
+        _ => {}
     }
-    if kind != "ExternalName" {
+    let kind = spec.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if matches!(kind.as_str(), "ClusterIP" | "NodePort" | "LoadBalancer") {
         absent(spec, "internalTrafficPolicy", || "Cluster".into());
     }
-    if kind == "NodePort" || kind == "LoadBalancer" {
-        absent(spec, "externalTrafficPolicy", || "Cluster".into());
+    let outside = is_externally_accessible(&kind, spec.get("externalIPs"));
+    if outside && spec.get("externalTrafficPolicy").is_none_or(|policy| policy == "") {
+        spec.insert("externalTrafficPolicy".to_owned(), "Cluster".into());
     }
     if kind == "LoadBalancer" {
         absent(spec, "allocateLoadBalancerNodePorts", || true.into());
+    }
+}
+
+/// Three hours, unless the author says how long.
+fn client_affinity(spec: &mut Map<String, Value>) {
+    absent(spec, "sessionAffinityConfig", || json!({}));
+    let config = spec.get_mut("sessionAffinityConfig").and_then(Value::as_object_mut);
+    let Some(config) = config else { return };
+    absent(config, "clientIP", || json!({}));
+    if let Some(client) = config.get_mut("clientIP").and_then(Value::as_object_mut) {
+        absent(client, "timeoutSeconds", || 10_800.into());
+    }
+}
+
+/// An address of a load balancer is reached as it is, unless the balancer says otherwise.
+fn service_status(object: &mut Value) {
+    if object["spec"]["type"] != "LoadBalancer" {
+        return;
+    }
+    let ingress = object
+        .pointer_mut("/status/loadBalancer/ingress")
+        .and_then(Value::as_array_mut);
+    for point in ingress.into_iter().flatten().filter_map(Value::as_object_mut) {
+        if point.get("ip").and_then(Value::as_str).is_some_and(|ip| !ip.is_empty()) {
+            absent(point, "ipMode", || "VIP".into());
+        }
     }
 }
 

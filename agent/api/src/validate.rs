@@ -14,11 +14,12 @@ mod container;
 mod fields;
 mod metadata;
 pub mod names;
+mod network;
 mod others;
 mod pod;
 mod probe;
 mod resources;
-mod service;
+pub mod service;
 mod volume;
 mod workload;
 
@@ -219,6 +220,9 @@ pub fn update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
         ("", "ConfigMap") => others::config_map_update(new, old, errors_so_far),
         ("", "Secret") => others::secret_update(new, old, errors_so_far),
         ("", "Node") => others::node_update(new, old, errors_so_far),
+        ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slice_update(new, old, errors_so_far),
+        ("networking.k8s.io", "IPAddress") => network::ip_address_update(new, old, errors_so_far),
+        ("networking.k8s.io", "ServiceCIDR") => network::service_cidr_update(new, old, errors_so_far),
         ("apps", "Deployment" | "ReplicaSet") => workload::selector_is_immutable(new, old, errors_so_far),
         ("minidc.dev", "JoinToken") => others::join_token_update(new, old, errors_so_far),
         ("minidc.dev", "Image") => others::image_update(new, old, errors_so_far),
@@ -240,6 +244,10 @@ fn content(kind: &Kind, object: &Value, errors: &mut Vec<FieldError>) {
         ("apps", "Deployment") => workload::deployment(spec, errors),
         ("apps", "ReplicaSet") => workload::replica_set(spec, errors),
         ("coordination.k8s.io", "Lease") => others::lease(spec, errors),
+        ("", "Endpoints") => network::endpoints(object, errors),
+        ("discovery.k8s.io", "EndpointSlice") => network::endpoint_slice(object, errors),
+        ("networking.k8s.io", "IPAddress") => network::ip_address(object, errors),
+        ("networking.k8s.io", "ServiceCIDR") => network::service_cidr(object, errors),
         ("minidc.dev", "Image") => others::image(object, errors),
         _ => {}
     }

@@ -16,7 +16,7 @@ use minidc_store::{Entry, Op};
 use serde_json::Value;
 
 use crate::error::Failure;
-use crate::identity::Identity;
+use crate::identity::{Identity, MASTERS, SERVER};
 use crate::negotiate::{self, BodyForm};
 use crate::request::Query;
 use crate::respond::Shape;
@@ -47,7 +47,30 @@ pub(crate) struct Call {
     pub(crate) warnings: Vec<String>,
 }
 
+/// What became of a transaction.
+pub(crate) enum Committed {
+    /// It took place; one answer per operation.
+    Done(Vec<Option<Entry>>),
+    /// It did not, since something else was at this key than was expected.
+    Conflict(String),
+}
+
 impl Call {
+    /// A call of the server itself.
+    pub(crate) fn own(server: &Arc<Inner>, kind: &'static Kind, namespace: &str, name: &str) -> Self {
+        Self {
+            server: Arc::clone(server),
+            kind,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            subresource: String::new(),
+            identity: Identity::new(SERVER, &[MASTERS]),
+            query: Query::default(),
+            headers: HeaderMap::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// Store key of the object of the path.
     pub(crate) fn key(&self) -> String {
         self.kind.store_key(&self.namespace, &self.name)
@@ -140,9 +163,17 @@ impl Call {
 
     /// Applies operations to the store. A conflict is handed back as `None`: it means something else in each verb.
     pub(crate) async fn commit(&self, operations: Vec<Op>) -> Result<Option<Vec<Option<Entry>>>, Failure> {
+        Ok(match self.try_commit(operations).await? {
+            Committed::Done(entries) => Some(entries),
+            Committed::Conflict(_) => None,
+        })
+    }
+
+    /// As [`Call::commit`], for who must know what the conflict is about.
+    pub(crate) async fn try_commit(&self, operations: Vec<Op>) -> Result<Committed, Failure> {
         match self.server.store.commit(operations).await {
-            Ok(entries) => Ok(Some(entries)),
-            Err(minidc_store::Error::Conflict { .. }) => Ok(None),
+            Ok(entries) => Ok(Committed::Done(entries)),
+            Err(minidc_store::Error::Conflict { key, .. }) => Ok(Committed::Conflict(key)),
             Err(error) => Err(Failure::store(&error)),
         }
     }

@@ -9,10 +9,11 @@ use minidc_store::{Entry, Op, When};
 use serde_json::Value;
 
 use crate::admission::{self, NodeWrite};
-use crate::call::{self, Call};
+use crate::call::{self, Call, Committed};
 use crate::error::Failure;
 use crate::object::{self, metadata};
 use crate::respond;
+use crate::services;
 use crate::strategy::{self, is_pod};
 
 /// Characters that generated names end with; Kubernetes' set, which spells no words and no doubtful letters.
@@ -63,23 +64,28 @@ pub(crate) async fn create_object(call: &mut Call, mut object: Value) -> Result<
         old: None,
     };
     admission::node_restriction(&call.identity, &write)?;
-    let mut errors = schema::violations(kind, &object);
-    errors.extend(validate::create(kind, &object));
-    if !errors.is_empty() {
-        return Err(Status::invalid(kind, &name, &errors).into());
-    }
+    services::may_create(kind, &name, &call.identity)?;
     call.warn_unsupported(&object);
     store(call, object, generated.then_some(base)).await
 }
 
-async fn store(call: &Call, mut object: Value, base: Option<String>) -> Result<Entry, Failure> {
+async fn store(call: &Call, prepared: Value, base: Option<String>) -> Result<Entry, Failure> {
     let kind = call.kind;
     let dry = call.is_dry_run()?;
-    for _ in 0..NAMES_TRIED {
-        let name = object::name(&object).to_owned();
+    let mut name = object::name(&prepared).to_owned();
+    let mut names_tried = 0;
+    loop {
+        let mut object = prepared.clone();
+        metadata(&mut object).insert("name".to_owned(), name.as_str().into());
+        let claims = services::allot(&call.server.store, kind, &mut object, None)?;
+        let mut errors = schema::violations(kind, &object);
+        errors.extend(validate::create(kind, &object));
+        if !errors.is_empty() {
+            return Err(Status::invalid(kind, &name, &errors).into());
+        }
         let key = kind.store_key(&call.namespace, &name);
         let envelope = object::seal(kind, &object)?;
-        let taken = if dry {
+        if dry {
             if call.server.store.get(&key).is_none() {
                 return Ok(Entry {
                     key: key.into(),
@@ -88,33 +94,35 @@ async fn store(call: &Call, mut object: Value, base: Option<String>) -> Result<E
                     envelope: envelope.into(),
                 });
             }
-            true
         } else {
-            match call
-                .commit(vec![Op::Put {
-                    key,
-                    envelope,
-                    when: When::Absent,
-                }])
-                .await?
-            {
-                Some(entries) => {
+            let mut operations = vec![Op::Put {
+                key: key.clone(),
+                envelope,
+                when: When::Absent,
+            }];
+            operations.extend(claims);
+            match call.try_commit(operations).await? {
+                Committed::Done(entries) => {
                     return entries
                         .into_iter()
-                        .flatten()
                         .next()
+                        .flatten()
                         .ok_or_else(|| Status::internal("the store kept nothing of a create").into());
                 }
-                None => true,
+                // Another service was faster with an address or a port; there are others, or it is said that there are not.
+                Committed::Conflict(taken) if taken != key => continue,
+                Committed::Conflict(_) => {}
             }
+        }
+        let Some(base) = &base else {
+            return Err(Status::already_exists(kind, &name).into());
         };
-        debug_assert!(taken, "all other ways return");
-        match &base {
-            None => return Err(Status::already_exists(kind, &name).into()),
-            Some(base) => metadata(&mut object).insert("name".to_owned(), generate(base).into()),
-        };
+        names_tried += 1;
+        if names_tried >= NAMES_TRIED {
+            return Err(Status::generate_name_conflict(kind, &name).into());
+        }
+        name = generate(base);
     }
-    Err(Status::generate_name_conflict(kind, object::name(&object)).into())
 }
 
 /// The namespace of the object is that of the path, or none for cluster-wide kinds.

@@ -16,6 +16,7 @@ use crate::object::{self, child, metadata};
 use crate::read;
 use crate::respond::{self, ListMeta};
 use crate::selection::Selection;
+use crate::services::{self, kubernetes};
 use crate::strategy::{self, is_namespace, is_pod};
 use crate::update::is_deletion_finished;
 
@@ -216,6 +217,7 @@ async fn delete_one(call: &mut Call, options: &DeleteOptions) -> Result<(Entry, 
     let kind = call.kind;
     let key = call.key();
     admission::may_delete(kind, &call.name)?;
+    services::may_delete(&call.server.store, kind, &call.name)?;
     for _ in 0..TRIES {
         let entry = call.stored()?;
         let object = object::parse(&entry)?;
@@ -228,19 +230,21 @@ async fn delete_one(call: &mut Call, options: &DeleteOptions) -> Result<(Entry, 
         };
         admission::node_restriction(&call.identity, &write)?;
         let when = When::Is(entry.revision);
-        let (operation, envelope) = match plan(kind, &object, options, Timestamp::now()) {
+        let (operations, envelope) = match plan(kind, &object, options, Timestamp::now()) {
             Plan::Leave => return Ok((entry, false)),
-            Plan::Remove => (Op::Delete { key: key.clone(), when }, None),
+            Plan::Remove => {
+                let mut operations = vec![Op::Delete { key: key.clone(), when }];
+                operations.extend(services::release(&call.server.store, kind, &object));
+                (operations, None)
+            }
             Plan::Mark(marked) => {
                 let envelope = object::seal(kind, &marked)?;
-                (
-                    Op::Put {
-                        key: key.clone(),
-                        envelope: envelope.clone(),
-                        when,
-                    },
-                    Some(envelope),
-                )
+                let operation = Op::Put {
+                    key: key.clone(),
+                    envelope: envelope.clone(),
+                    when,
+                };
+                (vec![operation], Some(envelope))
             }
         };
         if options.dry {
@@ -248,11 +252,12 @@ async fn delete_one(call: &mut Call, options: &DeleteOptions) -> Result<(Entry, 
             let envelope = envelope.map_or_else(|| entry.envelope.clone(), Into::into);
             return Ok((Entry { envelope, ..entry }, removed));
         }
-        if let Some(answers) = call.commit(vec![operation]).await? {
+        if let Some(answers) = call.commit(operations).await? {
             if envelope.is_none() {
                 call.server.deleted(kind, &call.name);
+                keep_what_must_be(call).await;
             }
-            let answer = answers.into_iter().flatten().next().unwrap_or(entry);
+            let answer = answers.into_iter().next().flatten().unwrap_or(entry);
             return Ok((answer, envelope.is_none()));
         }
     }
@@ -273,6 +278,15 @@ fn check_preconditions(call: &Call, options: &DeleteOptions, object: &Value, ent
         return Err(Status::conflict(call.kind, &call.name, &reason).into());
     }
     Ok(())
+}
+
+/// The way of pods to the API can be deleted, as in Kubernetes (`kubectl delete services --all`), but is there again at once.
+async fn keep_what_must_be(call: &Call) {
+    if kubernetes::is_kept(call.kind, &call.namespace, &call.name)
+        && let Err(failure) = kubernetes::keep(&call.server).await
+    {
+        tracing::error!(%failure, "the service kubernetes could not be made again");
+    }
 }
 
 /// `deletecollection`: each selected object by itself, as Kubernetes does; what is gone meanwhile does not matter.

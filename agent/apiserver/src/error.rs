@@ -28,6 +28,14 @@ pub enum Error {
         /// The refusal as a client would read it.
         message: String,
     },
+    /// The configured range of service addresses cannot be used.
+    #[error("use {range} as the range of service addresses (service-range): {problem}")]
+    ServiceRange {
+        /// As it was configured.
+        range: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The directory for image archives cannot be used.
     #[error("prepare the image directory {path}")]
     Images {

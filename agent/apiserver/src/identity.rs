@@ -17,6 +17,8 @@ pub struct Identity {
 
 /// Members may do everything.
 pub(crate) const MASTERS: &str = "system:masters";
+/// The server itself, where it writes what nobody asked for.
+pub(crate) const SERVER: &str = "system:apiserver";
 /// Members are nodes, when their name says so too.
 pub(crate) const NODES: &str = "system:nodes";
 /// Who proved nothing.

@@ -10,7 +10,11 @@
 //! subject: the common name is the user, each organization a group. A connection without a client certificate gets none
 //! and is `system:anonymous`. In-process callers use [`ApiServer::router_as`].
 //!
+//! Services get their addresses and node ports here, each claimed by an entry of the store that is written in the same
+//! transaction as the service.
+//!
 //! # Current limitations
+//! - Services have one range of addresses and thus one IP family; other `ServiceCIDR`s are refused.
 //! - Server-side apply (`application/apply-patch+yaml`) is answered with 415; `metadata.managedFields` is not kept.
 //! - Answers are JSON; bodies may also be YAML or Kubernetes protobuf. No CBOR, no compression.
 //! - Lists show the present state; `resourceVersionMatch=Exact` for an older one is answered with 410. The pages of a
@@ -45,6 +49,7 @@ mod respond;
 mod scale;
 mod selection;
 mod server;
+mod services;
 mod strategy;
 mod update;
 mod watch;

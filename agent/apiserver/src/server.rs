@@ -1,7 +1,8 @@
 //! The server itself: what it is made of, and how others get at it.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::{Extension, Router};
@@ -18,11 +19,12 @@ use crate::dial::NodeDialer;
 use crate::dispatch;
 use crate::error::{Error, Failure};
 use crate::feed;
-use crate::identity::{Identity, MASTERS};
+use crate::identity::Identity;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::read::Snapshots;
-use crate::request::Query;
+use crate::services;
+use crate::services::kubernetes::Published;
 
 /// Most events kept; older ones go first. One takes about 2 KB.
 const MOST_EVENTS: usize = 1000;
@@ -42,6 +44,9 @@ pub struct Options {
     pub nodes: Arc<dyn NodeDialer>,
     /// Name of the cluster.
     pub cluster: String,
+    /// Range of the addresses of services in CIDR form. Once services have addresses it cannot change any more; see
+    /// [`ApiServer::service_range`].
+    pub service_range: String,
 }
 
 impl std::fmt::Debug for Options {
@@ -61,9 +66,15 @@ pub(crate) struct Inner {
     pub(crate) limits: Arc<Limits>,
     pub(crate) snapshots: Snapshots,
     pub(crate) uploads: tokio::sync::Semaphore,
+    published: Mutex<Option<Published>>,
 }
 
 impl Inner {
+    /// Where the API is reached, once that was told.
+    pub(crate) fn published(&self) -> Option<Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Cleans up after an object that is gone from the store.
     pub(crate) fn deleted(&self, kind: &Kind, name: &str) {
         if kind.group == "minidc.dev" && kind.plural == "images" {
@@ -120,15 +131,16 @@ impl ApiServer {
             limits: Arc::default(),
             snapshots: Snapshots::default(),
             uploads: tokio::sync::Semaphore::new(archive::UPLOADS),
+            published: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Makes what must exist before the first request: the namespaces and the directory for images. Does nothing where
-    /// they exist.
+    /// Makes what must exist before the first request: the namespaces, the range of service addresses, the service
+    /// `kubernetes` and the directory for images. Does nothing where they exist.
     ///
     /// # Errors
-    /// The store or the disk refuses.
+    /// The store or the disk refuses, or the configured range of service addresses cannot be used.
     pub async fn bootstrap(&self) -> Result<(), Error> {
         let images = self.inner.options.images.clone();
         archive::prepare(&images).map_err(|source| Error::Images { path: images, source })?;
@@ -136,17 +148,7 @@ impl ApiServer {
             return Ok(());
         };
         for name in NAMESPACES {
-            let mut call = Call {
-                server: Arc::clone(&self.inner),
-                kind,
-                namespace: String::new(),
-                name: name.to_owned(),
-                subresource: String::new(),
-                identity: Identity::new("system:apiserver", &[MASTERS]),
-                query: Query::default(),
-                headers: http::HeaderMap::new(),
-                warnings: Vec::new(),
-            };
+            let mut call = Call::own(&self.inner, kind, "", name);
             if self.inner.store.get(&call.key()).is_some() {
                 continue;
             }
@@ -158,7 +160,33 @@ impl ApiServer {
             };
             create::create_object(&mut call, object).await.map_err(refused)?;
         }
-        Ok(())
+        services::kubernetes::bootstrap(&self.inner).await
+    }
+
+    /// The range that services get their addresses from, such as `100.65.0.0/16`: the configured one, unless services had
+    /// addresses out of another one when it was changed. `None` before [`ApiServer::bootstrap`].
+    pub fn service_range(&self) -> Option<String> {
+        let ranges = services::in_force(&self.inner.store);
+        ranges.first().map(ToString::to_string)
+    }
+
+    /// Tells pods where the API is: keeps the endpoints of the service `kubernetes` as said, also when somebody deletes them.
+    /// Addresses of another IP family than the services' are left out; when none is left, the last ones stay.
+    ///
+    /// # Errors
+    /// The store refuses.
+    pub async fn publish_endpoints(&self, addresses: &[IpAddr], port: u16) -> Result<(), Error> {
+        let published = Published {
+            addresses: addresses.to_vec(),
+            port,
+        };
+        *self.inner.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(published);
+        let refused = |failure: Failure| Error::Refused {
+            kind: "endpoints",
+            name: "kubernetes".to_owned(),
+            message: failure.to_string(),
+        };
+        services::kubernetes::keep(&self.inner).await.map_err(refused)
     }
 
     /// The API for a listener that puts an [`Identity`] into each request's extensions; a request without one is

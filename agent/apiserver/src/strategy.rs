@@ -8,6 +8,7 @@ use minidc_api::quantity::Quantity;
 use serde_json::{Map, Value, json};
 
 use crate::object::{child, metadata};
+use crate::services;
 
 /// Metadata that only the server writes.
 const SYSTEM: &[&str] = &[
@@ -85,6 +86,9 @@ pub(crate) fn prepare_create(kind: &Kind, object: &mut Value, uid: &str, now: &s
     if is_namespace(kind) {
         child(object, "spec").insert("finalizers".to_owned(), json!(["kubernetes"]));
     }
+    if services::is_service(kind) {
+        services::prepare_create(object);
+    }
     normalize(object);
 }
 
@@ -110,8 +114,8 @@ pub(crate) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, reach: R
                 let finalizers = old["spec"].get("finalizers").cloned();
                 put(child(new, "spec"), "finalizers", finalizers);
             }
-            if is(kind, "", "Service") {
-                keep_addresses(child(new, "spec"), &old["spec"]);
+            if services::is_service(kind) {
+                services::prepare_update(new, old);
             }
         }
         Reach::Status => keep_all_but_status(kind, new, old),
@@ -135,21 +139,6 @@ pub(crate) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, reach: R
     normalize(new);
     if kind.has_generation && desired_changed(new, old) {
         bump_generation(new);
-    }
-}
-
-/// Addresses that the cluster gave to a service stay when a client that does not know them replaces it.
-fn keep_addresses(spec: &mut Map<String, Value>, old: &Value) {
-    if spec.get("type").and_then(Value::as_str) == Some("ExternalName") {
-        return;
-    }
-    for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-        let absent = spec
-            .get(field)
-            .is_none_or(|value| value.is_null() || value.as_str() == Some(""));
-        if absent {
-            put(spec, field, old.get(field).cloned());
-        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::{self, Failure};
 use crate::negotiate;
 use crate::object::{self, metadata};
 use crate::respond;
+use crate::services;
 use crate::strategy::{self, Reach, is_namespace, is_pod};
 
 /// How often a change is tried again when another writer was faster; as Kubernetes' patch handler.
@@ -152,6 +153,11 @@ pub(crate) async fn modify(
             old: Some(&old),
         };
         admission::node_restriction(&call.identity, &write)?;
+        let claims = if reach == Reach::Main {
+            services::allot(&call.server.store, kind, &mut new, Some(&old))?
+        } else {
+            Vec::new()
+        };
         check_rules(call, reach, &new, &old)?;
         if reach == Reach::Main && new.get("spec") != old.get("spec") {
             call.warn_unsupported(&new);
@@ -165,18 +171,21 @@ pub(crate) async fn modify(
             });
         }
         let when = When::Is(entry.revision);
-        let operation = if finished {
-            Op::Delete { key: key.clone(), when }
+        let mut operations = Vec::with_capacity(1);
+        if finished {
+            operations.push(Op::Delete { key: key.clone(), when });
+            operations.extend(services::release(&call.server.store, kind, &old));
         } else if *entry.envelope == envelope {
             return Ok(entry);
         } else {
-            Op::Put {
+            operations.push(Op::Put {
                 key: key.clone(),
                 envelope: envelope.clone(),
                 when,
-            }
-        };
-        if let Some(answers) = call.commit(vec![operation]).await? {
+            });
+            operations.extend(claims);
+        }
+        if let Some(answers) = call.commit(operations).await? {
             let Some(Some(answer)) = answers.into_iter().next() else {
                 return Err(Status::internal("the store kept nothing of an update").into());
             };

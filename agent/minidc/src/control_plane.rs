@@ -97,6 +97,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
             default_toleration_seconds: config.server.toleration_seconds,
             nodes: Arc::clone(&dialer) as Arc<dyn NodeDialer>,
             cluster: identity.cluster().to_owned(),
+            service_range: config.server.service_range.clone(),
         },
     );
     api.bootstrap().await.context("make the first namespaces")?;

@@ -19,6 +19,8 @@ fn name_messages(kind: &Kind, name: &str) -> Vec<String> {
     match (kind.group, kind.kind) {
         ("", "Namespace") => names::dns_label(name),
         ("", "Service") => names::dns1035_label(name),
+        // An address is no domain name if it has colons; the rule for its form is elsewhere.
+        ("networking.k8s.io", "IPAddress") => Vec::new(),
         _ => names::dns_subdomain(name),
     }
 }

@@ -148,15 +148,16 @@ pub(super) fn node(object: &Value, errors: &mut Vec<FieldError>) {
     }
     resources::of_node(&object["status"]["capacity"], "status.capacity", errors);
     resources::of_node(&object["status"]["allocatable"], "status.allocatable", errors);
-    for (position, range) in items(&object["spec"]["podCIDRs"]).iter().enumerate() {
-        if !is_range(text(range)) {
-            let message = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-            errors.push(FieldError::invalid(
-                index("spec.podCIDRs", position),
-                range.clone(),
-                message,
-            ));
-        }
+    for (position, cidr) in items(&object["spec"]["podCIDRs"]).iter().enumerate() {
+        range(text(cidr), &index("spec.podCIDRs", position), errors);
+    }
+}
+
+/// Checks a range of addresses in CIDR form.
+pub(super) fn range(text: &str, path: &str, errors: &mut Vec<FieldError>) {
+    if !is_range(text) {
+        let message = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+        errors.push(FieldError::invalid(path, text, message));
     }
 }
 

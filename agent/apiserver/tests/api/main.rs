@@ -10,6 +10,7 @@ mod feed;
 mod lists;
 #[cfg(test)]
 mod nodes;
+mod services;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]

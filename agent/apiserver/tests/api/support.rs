@@ -168,6 +168,7 @@ impl Cluster {
                 default_toleration_seconds: 3,
                 nodes: Arc::clone(&nodes) as Arc<dyn NodeDialer>,
                 cluster: "test".to_owned(),
+                service_range: "100.65.0.0/16".to_owned(),
             },
         );
         server.bootstrap().await.unwrap();
