@@ -3,7 +3,7 @@
 //! Handlers run inside the reflector's task, in order and without loss, so a controller never has to compare lists to find out what it
 //! missed. They must be quick: put a key in a queue, no more.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -56,8 +56,12 @@ impl Mark {
     }
 }
 
+/// Key of the object that an object belongs to.
+type Group<K> = fn(&K) -> Option<Key>;
+
 struct Inner<K> {
     objects: BTreeMap<Key, Arc<K>>,
+    groups: HashMap<Key, BTreeSet<Key>>,
     /// Highest resourceVersion seen.
     revision: u64,
     /// Lists begun so far.
@@ -66,9 +70,23 @@ struct Inner<K> {
     completed: u64,
 }
 
+impl<K: Stored> Inner<K> {
+    /// The object is no longer what it was, and belongs to nobody.
+    fn leave(&mut self, group: Group<K>, object: &K) {
+        let Some(group) = group(object) else { return };
+        if let Some(members) = self.groups.get_mut(&group) {
+            members.remove(&object.metadata().key);
+            if members.is_empty() {
+                self.groups.remove(&group);
+            }
+        }
+    }
+}
+
 /// Objects of one kind.
 pub(crate) struct Cache<K> {
     resource: Resource,
+    group: Group<K>,
     inner: RwLock<Inner<K>>,
     handlers: RwLock<Vec<Handler<K>>>,
     complete: watch::Sender<bool>,
@@ -76,10 +94,17 @@ pub(crate) struct Cache<K> {
 
 impl<K: Stored> Cache<K> {
     pub(crate) fn new(resource: Resource) -> Arc<Self> {
+        Self::grouped(resource, |_| None)
+    }
+
+    /// One that finds what belongs to an object without looking at all others.
+    pub(crate) fn grouped(resource: Resource, group: Group<K>) -> Arc<Self> {
         Arc::new(Self {
             resource,
+            group,
             inner: RwLock::new(Inner {
                 objects: BTreeMap::new(),
+                groups: HashMap::new(),
                 revision: 0,
                 begun: 0,
                 completed: 0,
@@ -121,6 +146,13 @@ impl<K: Stored> Cache<K> {
             .filter(|(_, object)| wanted(object))
             .map(|(_, object)| Arc::clone(object))
             .collect()
+    }
+
+    /// All objects that belong to the one of that key, in the order of their own keys.
+    pub(crate) fn group(&self, of: &Key) -> Vec<Arc<K>> {
+        let inner = self.read();
+        let keys = inner.groups.get(of).into_iter().flatten();
+        keys.filter_map(|key| inner.objects.get(key).cloned()).collect()
     }
 
     /// What a cache must have seen so that a write that returned `revision` just now is in it.
@@ -217,6 +249,9 @@ impl<K: Stored> Cache<K> {
                         }
                         stays
                     });
+                    for object in &gone {
+                        inner.leave(self.group, object);
+                    }
                 }
                 for object in &gone {
                     self.tell(&Change::Gone(object));
@@ -230,7 +265,9 @@ impl<K: Stored> Cache<K> {
                 {
                     let mut inner = self.write();
                     inner.revision = inner.revision.max(metadata.revision);
-                    inner.objects.remove(&metadata.key);
+                    if let Some(known) = inner.objects.remove(&metadata.key) {
+                        inner.leave(self.group, &known);
+                    }
                 }
                 self.tell(&Change::Gone(&object));
             }
@@ -242,7 +279,14 @@ impl<K: Stored> Cache<K> {
         let previous = {
             let mut inner = self.write();
             inner.revision = inner.revision.max(metadata.revision);
-            inner.objects.insert(metadata.key.clone(), Arc::clone(object))
+            let previous = inner.objects.insert(metadata.key.clone(), Arc::clone(object));
+            if let Some(previous) = &previous {
+                inner.leave(self.group, previous);
+            }
+            if let Some(group) = (self.group)(object) {
+                inner.groups.entry(group).or_default().insert(metadata.key.clone());
+            }
+            previous
         };
         match previous {
             // Deleted and made again while nobody listened: two objects, not one that changed.

@@ -10,7 +10,7 @@ use crate::Error;
 use crate::backends::{self, Triggers};
 use crate::cache::{Cache, Change};
 use crate::events::{Level, Recorder};
-use crate::objects::endpoint_slice::{EndpointSlice, MANAGED_BY, SERVICE_NAME};
+use crate::objects::endpoint_slice::EndpointSlice;
 use crate::objects::node::Node;
 use crate::objects::pod::Pod;
 use crate::objects::service::Service;
@@ -58,15 +58,21 @@ pub(crate) fn wake_by_slices(slices: &Cache<EndpointSlice>, manager: &'static st
             Change::Put { previous, .. } => *previous,
             Change::Gone(_) => None,
         };
-        for metadata in [Some(&change.object().metadata), before.map(|before| &before.metadata)] {
-            let Some(metadata) = metadata else { continue };
-            if metadata.label(MANAGED_BY) == Some(manager)
-                && let Some(name) = metadata.label(SERVICE_NAME)
+        for slice in [Some(change.object()), before].into_iter().flatten() {
+            if slice.is_kept_by(manager)
+                && let Some(key) = slice.service()
             {
-                queue.add(Key::new(&metadata.key.namespace, name));
+                queue.add(key);
             }
         }
     });
+}
+
+/// Slices that `manager` keeps for the object of that key, without those that are on their way out.
+pub(crate) fn kept_for(slices: &Cache<EndpointSlice>, key: &Key, manager: &str) -> Vec<Arc<EndpointSlice>> {
+    let mut kept = slices.group(key);
+    kept.retain(|slice| slice.is_kept_by(manager) && !slice.metadata.terminating());
+    kept
 }
 
 impl EndpointSlices {
@@ -137,9 +143,7 @@ impl EndpointSlices {
             .caches
             .pods
             .within(&key.namespace, |pod| service.matches(&pod.metadata));
-        let slices = self.caches.slices.within(&key.namespace, |slice| {
-            slice.is_of(&key.name, MANAGER) && !slice.metadata.terminating()
-        });
+        let slices = kept_for(&self.caches.slices, &key, MANAGER);
         let trigger = self.triggers.look(&service, pods.iter().map(|pod| &**pod));
         let actions = plan(&Observed {
             service: &service,

@@ -177,6 +177,8 @@ pub struct Options {
     pub evictions_paused: watch::Receiver<bool>,
     /// Name of the cluster: no Service is announced by it.
     pub cluster: String,
+    /// Port of the API: no Service of type LoadBalancer may have it.
+    pub api_port: u16,
     /// Every kind that can be listed, watched and deleted: what garbage collection and namespace deletion look through.
     pub kinds: Vec<Resource>,
 }
@@ -192,6 +194,7 @@ impl Options {
             missing_node_quarantine: Duration::from_secs(20),
             evictions_paused: watch::Sender::new(false).subscribe(),
             cluster: String::new(),
+            api_port: 6443,
             kinds: all_kinds(),
         }
     }
@@ -224,7 +227,7 @@ pub async fn run(
     let sets: Arc<Cache<ReplicaSet>> = Cache::new(REPLICA_SETS);
     let deployments: Arc<Cache<Deployment>> = Cache::new(DEPLOYMENTS);
     let services: Arc<Cache<Service>> = Cache::new(SERVICES);
-    let slices: Arc<Cache<EndpointSlice>> = Cache::new(ENDPOINT_SLICES);
+    let slices: Arc<Cache<EndpointSlice>> = Cache::grouped(ENDPOINT_SLICES, EndpointSlice::service);
     let endpoints: Arc<Cache<Endpoints>> = Cache::new(ENDPOINTS);
     let mut graph: Vec<Arc<dyn Objects>> = vec![
         pods.clone(),
@@ -333,7 +336,11 @@ pub async fn run(
             pods: pods.clone(),
             slices: slices.clone(),
         };
-        loadbalancers::LoadBalancers::new(requests, recorder, caches, options.cluster)
+        let limits = loadbalancers::Limits {
+            cluster: options.cluster,
+            api_port: options.api_port,
+        };
+        loadbalancers::LoadBalancers::new(requests, recorder, caches, limits)
     };
     let garbage = garbage::Garbage::new(as_user(GARBAGE_COLLECTOR), graph);
     let pod_cleanup = pods::PodCleanup::new(

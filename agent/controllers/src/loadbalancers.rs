@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Error;
 use crate::cache::{Cache, Change};
 use crate::events::{Level, Recorder};
-use crate::objects::endpoint_slice::{Endpoint, EndpointSlice, SERVICE_NAME};
+use crate::objects::endpoint_slice::{Endpoint, EndpointSlice};
 use crate::objects::node::Node;
 use crate::objects::pod::Pod;
 use crate::objects::service::{ANNOUNCED_BY, LOCAL_NAME, Service, ServiceType};
@@ -57,7 +57,15 @@ pub(crate) struct LoadBalancers {
     pending: Pending<Service>,
     /// Warnings told last, by uid: a thing is told when it comes about, not each time that it is found again.
     told: Mutex<HashMap<Box<str>, BTreeSet<String>>>,
-    cluster: String,
+    limits: Limits,
+}
+
+/// What no Service may have.
+pub(crate) struct Limits {
+    /// Name of the cluster.
+    pub(crate) cluster: String,
+    /// Port of the API on every node that is a control plane.
+    pub(crate) api_port: u16,
 }
 
 /// Whether the Service has, or had, anything from here.
@@ -78,7 +86,7 @@ fn differs(before: &Node, after: &Node) -> bool {
 }
 
 impl LoadBalancers {
-    pub(crate) fn new(requests: Requests, recorder: Recorder, caches: Caches, cluster: String) -> Self {
+    pub(crate) fn new(requests: Requests, recorder: Recorder, caches: Caches, limits: Limits) -> Self {
         let queue = Queue::new();
         let sink = Arc::clone(&queue);
         caches.services.on_change(move |change| {
@@ -106,10 +114,10 @@ impl LoadBalancers {
         let sink = Arc::clone(&queue);
         let services = Arc::clone(&caches.services);
         caches.slices.on_change(move |change| {
-            let metadata = &change.object().metadata;
-            let concerned = metadata
-                .label(SERVICE_NAME)
-                .and_then(|name| services.get(&Key::new(&metadata.key.namespace, name)))
+            let concerned = change
+                .object()
+                .service()
+                .and_then(|key| services.get(&key))
                 .is_some_and(|service| {
                     service.wants_address() && (service.external_local || service.ingress.is_empty())
                 });
@@ -131,7 +139,7 @@ impl LoadBalancers {
             caches,
             queue,
             told: Mutex::default(),
-            cluster,
+            limits,
         }
     }
 
@@ -194,9 +202,7 @@ impl LoadBalancers {
         let mut ready: HashMap<Key, BTreeSet<Box<str>>> = HashMap::new();
         for service in services {
             let key = &service.metadata.key;
-            let slices = self.caches.slices.within(&key.namespace, |slice| {
-                slice.metadata.label(SERVICE_NAME) == Some(&key.name)
-            });
+            let slices = self.caches.slices.group(key);
             let nodes = slices
                 .iter()
                 .flat_map(|slice| slice.endpoints.iter())
@@ -220,7 +226,7 @@ impl LoadBalancers {
             nodes: &self.caches.nodes.all(|_| true),
             ready: &ready,
             host_ports: &host_ports,
-            cluster: &self.cluster,
+            limits: &self.limits,
         })
     }
 

@@ -6,8 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::cache::{Cache, Change};
-use crate::endpointslices::wake_by_slices;
 use crate::endpointslices::writer::{self, Owned};
+use crate::endpointslices::{kept_for, wake_by_slices};
 use crate::events::{Level, Recorder};
 use crate::objects::endpoint_slice::EndpointSlice;
 use crate::objects::endpoints::{Endpoints, LEADER};
@@ -103,9 +103,7 @@ impl Mirroring {
         if !self.pending.settled(&key) {
             return Ok(Some(LOOK_AGAIN));
         }
-        let slices = self.caches.slices.within(&key.namespace, |slice| {
-            slice.is_of(&key.name, MANAGER) && !slice.metadata.terminating()
-        });
+        let slices = kept_for(&self.caches.slices, &key, MANAGER);
         let endpoints = self.caches.endpoints.get(&key).filter(|known| wants_mirror(known));
         let service = self.caches.services.get(&key);
         let (Some(endpoints), Some(service)) = (endpoints, service) else {

@@ -4,8 +4,8 @@ use kube::runtime::watcher::Event;
 use serde_json::json;
 
 use super::*;
-use crate::objects::PODS;
 use crate::objects::pod::Pod;
+use crate::objects::{Key, PODS};
 
 type PodWire = <Pod as Stored>::Wire;
 
@@ -101,4 +101,37 @@ fn objects_are_found_within_their_namespace() {
         .collect();
     assert_eq!(names, ["a", "z"]);
     assert!(cache.get(&Key::new("default-2", "x")).is_some());
+}
+
+#[test]
+fn members_of_a_group_are_found_as_they_come_change_and_go() {
+    let cache: Arc<Cache<Pod>> = Cache::grouped(PODS, |pod| {
+        let group = pod.metadata.label("group")?;
+        Some(Key::new(&pod.metadata.key.namespace, group))
+    });
+    let member = |name: &str, revision: u64, group: &str| -> PodWire {
+        serde_json::from_value(json!({"metadata": {
+            "name": name, "namespace": "default", "uid": name, "resourceVersion": revision.to_string(), "labels": {"group": group},
+        }}))
+        .unwrap()
+    };
+    let members = |group: &str| -> Vec<String> {
+        let found = cache.group(&Key::new("default", group));
+        found.iter().map(|pod| pod.metadata.key.name.to_string()).collect()
+    };
+    list(
+        &cache,
+        vec![member("a", 1, "x"), member("b", 2, "x"), member("c", 3, "y")],
+    );
+    assert_eq!(
+        (members("x"), members("y")),
+        (vec!["a".into(), "b".into()], vec!["c".into()])
+    );
+    cache.apply(Event::Apply(member("a", 4, "y")), &mut None);
+    cache.apply(Event::Delete(member("c", 5, "y")), &mut None);
+    assert_eq!((members("x"), members("y")), (vec!["b".into()], vec!["a".into()]));
+    // What a new list does not have any more is nobody's either.
+    list(&cache, vec![member("b", 2, "x")]);
+    assert_eq!((members("x"), members("y")), (vec!["b".into()], Vec::<String>::new()));
+    assert_eq!(cache.read().groups.len(), 1);
 }

@@ -4,22 +4,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::Limits;
 use crate::objects::Key;
 use crate::objects::endpoint_slice::Family;
 use crate::objects::node::Node;
 use crate::objects::service::Service;
 
-/// Label of a node that shall have no part in it (`node.kubernetes.io/exclude-from-external-load-balancers`).
+/// Label of a node that shall have no part in it, whatever its value (`LabelNodeExcludeBalancers`).
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// Ports that every node answers on itself, on the address that the Service would have.
-const OWN_PORTS: [(&str, u16, &str); 7] = [
+const OWN_PORTS: [(&str, u16, &str); 5] = [
     ("TCP", 22, "SSH"),
     ("TCP", 53, "DNS"),
     ("UDP", 53, "DNS"),
     ("UDP", 5353, "mDNS"),
-    ("TCP", 6443, "the API"),
     ("UDP", 4789, "the pod network (vxlan)"),
-    ("UDP", 8472, "the pod network (vxlan)"),
 ];
 /// Ports that Services of type NodePort have on every node (`--service-node-port-range`).
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 30000..=32767;
@@ -37,8 +36,7 @@ pub(crate) struct Observed<'a> {
     pub(crate) ready: &'a HashMap<Key, BTreeSet<Box<str>>>,
     /// Protocols and ports that pods have taken, by node.
     pub(crate) host_ports: &'a HashMap<Box<str>, HashSet<(Box<str>, u16)>>,
-    /// Name of the cluster.
-    pub(crate) cluster: &'a str,
+    pub(crate) limits: &'a Limits,
 }
 
 /// Where a Service is reached.
@@ -87,8 +85,9 @@ fn names(observed: &Observed<'_>) -> HashMap<Key, Name> {
     for name in OWN_NAMES {
         reserved.insert(name.into(), "it is reserved".into());
     }
-    if !observed.cluster.is_empty() {
-        reserved.insert(observed.cluster.to_lowercase(), "it is the cluster's own".into());
+    let cluster = &observed.limits.cluster;
+    if !cluster.is_empty() {
+        reserved.insert(cluster.to_lowercase(), "it is the cluster's own".into());
     }
     for node in observed.nodes {
         let name = &*node.metadata.key.name;
@@ -137,11 +136,12 @@ fn addresses(service: &Service, node: &Node) -> Vec<IpAddr> {
 }
 
 /// Why a Service can have its ports on no node at all.
-fn unusable_port(service: &Service) -> Option<String> {
+fn unusable_port(service: &Service, api_port: u16) -> Option<String> {
     service.ports.iter().find_map(|port| {
         let (protocol, number) = (&*port.protocol, port.port);
         let own = OWN_PORTS
             .iter()
+            .chain(&[("TCP", api_port, "the API")])
             .find(|(known, taken, _)| *known == protocol && *taken == number)
             .map(|(_, _, what)| format!("port {number}/{protocol} of every node is taken by {what}"));
         own.or_else(|| {
@@ -224,7 +224,7 @@ pub(crate) fn plan(observed: &Observed<'_>) -> Vec<(Arc<Service>, Share)> {
 }
 
 fn place(observed: &Observed<'_>, service: &Service, taken: &Taken) -> Place {
-    if let Some(why) = unusable_port(service) {
+    if let Some(why) = unusable_port(service, observed.limits.api_port) {
         return Place::Nowhere(why);
     }
     let at = |node: &Node| Place::At {

@@ -6,7 +6,7 @@ use kube::core::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Metadata, Stored, or_default, port_number, travels};
+use super::{Key, Metadata, Stored, or_default, port_number, travels};
 
 /// Label: the Service that a slice belongs to.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -166,9 +166,15 @@ pub(crate) struct EndpointSlice {
 }
 
 impl EndpointSlice {
-    /// Whether the label says that `manager` keeps it for the Service of that name.
-    pub(crate) fn is_of(&self, service: &str, manager: &str) -> bool {
-        self.metadata.label(SERVICE_NAME) == Some(service) && self.metadata.label(MANAGED_BY) == Some(manager)
+    /// Key of the Service that it belongs to, and of the Endpoints that it may mirror.
+    pub(crate) fn service(&self) -> Option<Key> {
+        let name = self.metadata.label(SERVICE_NAME)?;
+        Some(Key::new(&self.metadata.key.namespace, name))
+    }
+
+    /// Whether the label says that `manager` keeps it.
+    pub(crate) fn is_kept_by(&self, manager: &str) -> bool {
+        self.metadata.label(MANAGED_BY) == Some(manager)
     }
 }
 

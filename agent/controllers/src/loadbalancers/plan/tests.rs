@@ -65,7 +65,10 @@ impl World {
             nodes: &nodes,
             ready: &self.ready,
             host_ports: &self.host_ports,
-            cluster: "Rack1",
+            limits: &Limits {
+                cluster: "Rack1".into(),
+                api_port: 6443,
+            },
         })
     }
 
