@@ -23,6 +23,21 @@ pub enum Error {
         /// What nft says.
         detail: String,
     },
+    /// A CNI plugin failed, or its configuration cannot be read.
+    #[error("{attempt}: {detail}")]
+    Cni {
+        /// What was tried, with the container and the plugin.
+        attempt: String,
+        /// What the plugin says.
+        detail: String,
+    },
+    /// No stand-in for a pod could be made.
+    #[error("make a network namespace for a stand-in")]
+    StandIn {
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
     /// A file could not be read or written.
     #[error("write {}", path.display())]
     File {

@@ -19,6 +19,7 @@
 //! - A firewall that flushes all nftables rules takes the way out with it until the agent restarts or its range changes;
 //!   a host that forwards nothing by policy (`FORWARD` drop) is not opened.
 
+pub mod check;
 mod conflist;
 pub mod dns;
 mod error;
@@ -39,4 +40,4 @@ pub use netlink::ROUTE_PROTOCOL;
 pub use network::{Config, Network};
 pub use peers::{Peer, Peers};
 pub use range::{ParseRangeError, Range};
-pub use state::{NetworkState, Problem, Reason};
+pub use state::{NetworkState, Path, Problem, Reason};

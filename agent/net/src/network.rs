@@ -121,8 +121,12 @@ impl Network {
         let observed = match netlink.observe().await {
             Ok(observed) => observed,
             Err(error) => {
-                let ready = self.state.borrow().ready;
-                self.failed(&[error], Vec::new(), ready);
+                let before = self.state.borrow().clone();
+                let state = NetworkState {
+                    problems: Vec::new(),
+                    ..before
+                };
+                self.failed(&[error], state);
                 return;
             }
         };
@@ -153,14 +157,16 @@ impl Network {
             own_ready = false;
             failures.push(error);
         }
+        let state = NetworkState {
+            ready: own_ready,
+            problems: desired.problems,
+            paths: Arc::new(desired.paths),
+        };
         if failures.is_empty() {
             self.retry = None;
-            self.publish(NetworkState {
-                ready: own_ready,
-                problems: desired.problems,
-            });
+            self.publish(state);
         } else {
-            self.failed(&failures, desired.problems, own_ready);
+            self.failed(&failures, state);
         }
     }
 
@@ -193,12 +199,12 @@ impl Network {
         Ok(())
     }
 
-    fn failed(&mut self, failures: &[Error], mut problems: Vec<Problem>, ready: bool) {
+    fn failed(&mut self, failures: &[Error], mut state: NetworkState) {
         self.retry = Some(self.retry.map_or(RETRY, |wait| (wait * 2).min(RETRY_LONGEST)));
         for (index, error) in failures.iter().enumerate() {
             tracing::warn!(error = error as &dyn std::error::Error, "pod network");
             let message = with_source(error);
-            problems.insert(
+            state.problems.insert(
                 index,
                 Problem {
                     reason: Reason::ApplyFailed,
@@ -206,7 +212,7 @@ impl Network {
                 },
             );
         }
-        self.publish(NetworkState { ready, problems });
+        self.publish(state);
     }
 
     fn publish(&self, state: NetworkState) {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Peer, Peers, Problem, Range, Reason,
+    Path, Peer, Peers, Problem, Range, Reason,
     conflist::BRIDGE,
     vxlan::{self, End, Mac, Remote},
 };
@@ -128,6 +128,8 @@ pub struct Desired {
     pub uplink_mtu: Option<u32>,
     /// Largest packet of pods; decided by the caller, since it depends on what was.
     pub pod_mtu: Option<u32>,
+    /// How each node that can be reached is reached.
+    pub paths: BTreeMap<String, Path>,
     /// Everything that is wrong, the worst first.
     pub problems: Vec<Problem>,
 }
@@ -218,11 +220,13 @@ pub fn desired(ranges: &Ranges, peers: &Peers, observed: &Observed) -> Desired {
         }
         taken.insert(range, &peer.name);
         let hop = if let Some(gateway) = on_link(ranges, peer, &lans) {
+            desired.paths.insert(peer.name.clone(), Path::Direct(gateway));
             Hop::Gateway(gateway)
         } else if let Some((own, node)) = desired.own.zip(beyond_a_router(ranges, peer, observed)) {
             let address = End::of(range).address;
             desired.tunnel = Some(End::of(own));
             desired.remotes.push(Remote { address, node });
+            desired.paths.insert(peer.name.clone(), Path::Tunnel(node));
             Hop::Tunnel(address)
         } else {
             desired.unreachable.push(range);

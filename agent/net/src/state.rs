@@ -1,6 +1,8 @@
 //! How the network is, for the node's condition `NetworkUnavailable` and its LEDs.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, sync::Arc};
+
+use crate::vxlan;
 
 /// Why something does not work; the name is fit for a condition's `reason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,6 +58,26 @@ pub struct NetworkState {
     pub ready: bool,
     /// Everything that does not work, the worst first. May be non-empty although `ready`: then most of it works.
     pub problems: Vec<Problem>,
+    /// How each node that can be reached is reached.
+    pub paths: Arc<BTreeMap<String, Path>>,
+}
+
+/// The way to another node's pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// Directly to this address, on a link of this node.
+    Direct(Ipv4Addr),
+    /// Through the tunnel, in packets to this address.
+    Tunnel(Ipv4Addr),
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Direct(node) => write!(f, "directly to {node}"),
+            Self::Tunnel(node) => write!(f, "through the tunnel to {node} (UDP port {})", vxlan::PORT),
+        }
+    }
 }
 
 impl NetworkState {

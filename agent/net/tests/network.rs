@@ -17,9 +17,33 @@ use minidc_net::{Config, Network, NetworkState, Peer, Peers, ROUTE_PROTOCOL, Rea
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-type Test = fn(&mut Node) -> Result<()>;
+#[path = "network/rack.rs"]
+mod rack;
 
-const TESTS: [(&str, Test); 5] = [
+type Test = fn(&mut Node) -> Result<()>;
+/// With nodes of its own.
+type RackTest = fn() -> Result<()>;
+
+const RACK_TESTS: [(&str, RackTest); 4] = [
+    (
+        "nodes_behind_a_router_reach_each_other_through_the_tunnel",
+        rack::nodes_behind_a_router_reach_each_other_through_the_tunnel,
+    ),
+    (
+        "tunnel_is_given_up_when_the_nodes_meet_on_one_link",
+        rack::tunnel_is_given_up_when_the_nodes_meet_on_one_link,
+    ),
+    (
+        "port_of_the_node_leads_to_the_pod_that_asked_for_it",
+        rack::port_of_the_node_leads_to_the_pod_that_asked_for_it,
+    ),
+    (
+        "what_a_crash_left_of_a_check_is_taken_away",
+        rack::what_a_crash_left_of_a_check_is_taken_away,
+    ),
+];
+
+const TESTS: [(&str, Test); 6] = [
     (
         "node_gets_routes_a_cni_configuration_and_a_way_out",
         node_gets_routes_a_cni_configuration_and_a_way_out,
@@ -31,6 +55,10 @@ const TESTS: [(&str, Test); 5] = [
     (
         "routes_come_back_after_the_cable_was_out",
         routes_come_back_after_the_cable_was_out,
+    ),
+    (
+        "node_reaches_services_and_dns_without_a_default_route",
+        node_reaches_services_and_dns_without_a_default_route,
     ),
     (
         "trouble_is_reported_with_its_reason",
@@ -45,15 +73,19 @@ const TESTS: [(&str, Test); 5] = [
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.get(1).is_some_and(|argument| argument == "inside") {
-        let (_, test) = TESTS
-            .iter()
-            .find(|(name, _)| *name == arguments[2])
-            .context("no such test")?;
+        // locks, leases and namespaces of this test are nobody else's
+        run("mount", &["-t", "tmpfs", "none", "/run"])?;
+        let name = arguments.get(2).context("which test?")?;
+        if let Some((_, test)) = RACK_TESTS.iter().find(|(known, _)| known == name) {
+            return test();
+        }
+        let (_, test) = TESTS.iter().find(|(known, _)| known == name).context("no such test")?;
         return test(&mut Node::start()?);
     }
-    let trials = TESTS
-        .iter()
-        .map(|(name, _)| Trial::test(*name, move || inside(name).map_err(|error| format!("{error:?}").into())))
+    let names = TESTS.iter().map(|(name, _)| *name);
+    let names = names.chain(RACK_TESTS.iter().map(|(name, _)| *name));
+    let trials = names
+        .map(|name| Trial::test(name, move || inside(name).map_err(|error| format!("{error:?}").into())))
         .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -82,6 +114,8 @@ struct Node {
 
 impl Node {
     fn start() -> Result<Self> {
+        // as on a kernel that was just booted
+        let _ = fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
         for command in [
             "link set lo up",
             "link add eth0 type veth peer name switch",
@@ -212,6 +246,29 @@ fn node_gets_routes_a_cni_configuration_and_a_way_out(node: &mut Node) -> Result
     node.runtime.block_on(&mut node.task)??;
     ensure!(routes()? == ROUTES && node.conflist.exists());
     run("nft", &["list", "table", "ip", "minidc"]).map(drop)
+}
+
+fn node_reaches_services_and_dns_without_a_default_route(node: &mut Node) -> Result<()> {
+    ip("route del default")?;
+    node.tell(true, OWN, &PEERS)?;
+    wait_for("the node to be ready", || Ok(node.state.borrow().ready))?;
+    let way = ip("route get 100.65.3.4")?;
+    ensure!(way.contains("dev cni0") && way.contains("src 100.64.0.1"), "{way}");
+    let way = ip("route get 100.65.0.10")?;
+    ensure!(way.contains("dev lo"), "{way}");
+    // a hardware address that was given is kept, whatever pods come and go
+    ensure!(ip("link show cni0")?.contains("02:6d:64:40:00:01"));
+    let switch = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+    ensure!(fs::read_to_string(switch).is_ok_and(|text| text.trim() == "1"));
+    // taken away by somebody else
+    ip("link del cni0")?;
+    wait_for("the bridge to come back with its address and route", || {
+        Ok(ip("route get 100.65.3.4").is_ok_and(|way| way.contains("src 100.64.0.1")))
+    })?;
+    ip("address del 100.65.0.10/32 dev lo")?;
+    wait_for("the address of DNS to come back", || {
+        Ok(ip("address show dev lo")?.contains("100.65.0.10/32"))
+    })
 }
 
 fn routes_follow_the_cluster_and_others_are_left_alone(node: &mut Node) -> Result<()> {
