@@ -2,7 +2,7 @@
 //! Debian packages avahi-daemon, dbus, iproute2 and util-linux.
 //!
 //! This program is started three times over: as the test, again within namespaces of the test's own (`lan TEST`), and in a
-//! machine as the part of minidc that announces names (`announce`).
+//! machine as the part of minidc that announces names (`announce`) or as one that claims them all (`answer-all`).
 
 #[path = "names/lan.rs"]
 mod lan;
@@ -15,7 +15,7 @@ use libtest_mimic::{Arguments, Trial};
 
 type Test = fn(&Lan) -> Result<()>;
 
-const TESTS: [(&str, Test); 5] = [
+const TESTS: [(&str, Test); 8] = [
     (
         "name_is_found_by_a_laptop_until_it_is_not_wanted",
         name_is_found_by_a_laptop_until_it_is_not_wanted,
@@ -30,6 +30,15 @@ const TESTS: [(&str, Test); 5] = [
     ),
     ("name_moves_when_its_node_dies", name_moves_when_its_node_dies),
     (
+        "machine_that_answers_to_every_name_gets_only_names",
+        machine_that_answers_to_every_name_gets_only_names,
+    ),
+    ("signals_of_others_are_not_believed", signals_of_others_are_not_believed),
+    (
+        "avahi_that_hangs_and_a_network_that_loses_packets_are_borne",
+        avahi_that_hangs_and_a_network_that_loses_packets_are_borne,
+    ),
+    (
         "names_end_with_the_process_that_wanted_them",
         names_end_with_the_process_that_wanted_them,
     ),
@@ -39,6 +48,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let result = match arguments.get(1).map(String::as_str) {
         Some("announce") => lan::announce(),
+        Some("answer-all") => lan::answer_all(),
         Some("lan") => inside(&arguments[2]),
         _ => {
             let trials = TESTS
@@ -212,4 +222,57 @@ fn names_end_with_the_process_that_wanted_them(lan: &Lan) -> Result<()> {
     announcer.wait_for("web=announced")?;
     announcer.finish()?;
     laptop.resolves_to("web", None)
+}
+
+fn machine_that_answers_to_every_name_gets_only_names(lan: &Lan) -> Result<()> {
+    let (node, rogue) = (lan.machine("pi-1", 1)?, lan.machine("rogue", 66)?);
+    let _daemons = node.daemons()?;
+    let greedy = rogue.answers_to_all()?;
+    let mut announcer = node.announcer()?;
+    announcer.want("shop=10.9.8.1 web=10.9.8.1")?;
+    announcer.wait_for("shop=collision:10.9.8.66 web=collision:10.9.8.66")?;
+    let requests = announcer.log()?.matches("somebody else has the name").count();
+    ensure!(
+        requests == 2,
+        "a line for each name, not for each attempt:\n{}",
+        announcer.log()?
+    );
+    // it goes, and the names are free
+    drop(greedy);
+    announcer.wait_for("shop=announced web=announced")?;
+    ensure!(announcer.is_running()?);
+    Ok(())
+}
+
+fn signals_of_others_are_not_believed(lan: &Lan) -> Result<()> {
+    let node = lan.machine("pi-1", 1)?;
+    let _daemons = node.daemons()?;
+    let mut announcer = node.announcer()?;
+    announcer.want("web=10.9.8.1")?;
+    announcer.wait_for("web=announced")?;
+    node.spoof_collisions()?;
+    // comes after it on the same connection
+    announcer.want("shop=10.9.8.1 web=10.9.8.1")?;
+    announcer.wait_for("shop=announced web=announced")?;
+    let history = announcer.history();
+    ensure!(!history.iter().any(|line| line.contains("collision")), "{history:#?}");
+    Ok(())
+}
+
+fn avahi_that_hangs_and_a_network_that_loses_packets_are_borne(lan: &Lan) -> Result<()> {
+    let (node, laptop) = (lan.machine("pi-1", 1)?, lan.machine("laptop", 50)?);
+    let _daemons = laptop.daemons()?;
+    let _dbus = node.dbus()?;
+    let avahi = node.avahi()?;
+    lan.lose(30)?;
+    let mut announcer = node.announcer()?;
+    announcer.want("web=10.9.8.1")?;
+    announcer.wait_for("web=announced")?;
+    laptop.resolves_to("web", Some("10.9.8.1"))?;
+    avahi.signal("STOP")?;
+    announcer.want("shop=10.9.8.1 web=10.9.8.1")?;
+    announcer.wait_for("shop=unavailable web=unavailable")?;
+    avahi.signal("CONT")?;
+    announcer.wait_for("shop=announced web=announced")?;
+    laptop.resolves_to("shop", Some("10.9.8.1"))
 }

@@ -96,13 +96,28 @@ impl Lan {
     }
 }
 
+impl Lan {
+    /// Loses this part of all packets, in percent.
+    pub(crate) fn lose(&self, percent: u8) -> Result<()> {
+        let rule = format!("numgen random mod 100 < {percent} drop");
+        shell(&format!(
+            "nft 'table bridge loss {{ chain forward {{ type filter hook forward priority 0;\n{rule}\n}}\n}}'"
+        ))
+        .map(drop)
+    }
+}
+
 /// A process that is killed at the end.
 pub(crate) struct Daemon(Child);
 
 impl Daemon {
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
+        run(Command::new("kill").args(["-s", name, &self.0.id().to_string()])).map(drop)
+    }
+
     /// Ends it in order: it says goodbye.
     pub(crate) fn end(mut self) -> Result<()> {
-        run(Command::new("kill").arg(self.0.id().to_string()))?;
+        self.signal("TERM")?;
         self.0.wait()?;
         Ok(())
     }
@@ -227,6 +242,49 @@ impl Machine {
     pub(crate) fn reverse(&self, address: &str) -> Result<String> {
         let address = format!("string:{address}");
         self.ask("ResolveAddress", &["int32:-1", "int32:0", &address, "uint32:0"])
+    }
+
+    /// Tells everybody on this machine's D-Bus, as anybody may, that a name is taken.
+    pub(crate) fn spoof_collisions(&self) -> Result<()> {
+        let names = self.run(&[
+            "dbus-send",
+            "--system",
+            "--print-reply",
+            "--dest=org.freedesktop.DBus",
+            "/",
+            "org.freedesktop.DBus.ListNames",
+        ])?;
+        for name in names.split('"').filter(|name| name.starts_with(':')) {
+            for client in 0..9 {
+                self.run(&[
+                    "dbus-send",
+                    "--system",
+                    "--type=signal",
+                    &format!("--dest={name}"),
+                    &format!("/Client{client}/EntryGroup1"),
+                    "org.freedesktop.Avahi.EntryGroup.StateChanged",
+                    "int32:3",
+                    "string:",
+                ])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A program that says of every name that it is this machine's.
+    pub(crate) fn answers_to_all(&self) -> Result<Daemon> {
+        self.run(&["ip", "route", "add", "224.0.0.0/4", "dev", "eth0"])?;
+        let program = std::env::current_exe()?;
+        let mut child = self
+            .command(&[&program.display().to_string(), "answer-all"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = child.stdout.take().context("no output")?;
+        let daemon = Daemon(child);
+        let ready = BufReader::new(output).lines().next();
+        ensure!(matches!(&ready, Some(Ok(line)) if line == "ready"), "{ready:?}");
+        Ok(daemon)
     }
 
     pub(crate) fn announcer(&self) -> Result<Process> {
@@ -357,5 +415,31 @@ fn word((label, state): (&String, &NameState)) -> String {
         NameState::Collision { with: None } => format!("{label}=collision"),
         NameState::Collision { with: Some(address) } => format!("{label}=collision:{address}"),
         NameState::Unavailable { .. } => format!("{label}=unavailable"),
+    }
+}
+
+/// Answers every question of the network with 10.9.8.66, and sends a piece of nonsense with it.
+pub(crate) fn answer_all() -> Result<()> {
+    let group = (Ipv4Addr::new(224, 0, 0, 251), 5353);
+    let socket = std::net::UdpSocket::bind(("0.0.0.0", group.1))?;
+    socket.join_multicast_v4(&group.0, &Ipv4Addr::new(10, 9, 8, 66))?;
+    println!("ready");
+    let mut packet = [0; 9000];
+    loop {
+        let (length, _) = socket.recv_from(&mut packet)?;
+        let query = packet.get(..length).unwrap_or_default();
+        let is_answer = query.get(2).is_none_or(|flags| flags & 0x80 != 0);
+        // the first question's name: Avahi asks for one at a time, and does not compress the first
+        let name = query.get(12..).unwrap_or_default();
+        let Some(end) = name.iter().position(|byte| *byte == 0).filter(|_| !is_answer) else {
+            continue;
+        };
+        // RFC 6762, section 18: a response with authority and one answer; A, this record alone, for two minutes
+        let mut answer = vec![0, 0, 0x84, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        answer.extend(&name[..=end]);
+        answer.extend([0, 1, 0x80, 1, 0, 0, 0, 120, 0, 4, 10, 9, 8, 66]);
+        socket.send_to(&answer, group)?;
+        answer.truncate(answer.len() / 2);
+        socket.send_to(&answer, group)?;
     }
 }
