@@ -60,6 +60,7 @@ fn computed(object: &Type, fields: &mut Map<String, Value>) {
         ("io.k8s.api.core.v1", "Volume") if fields.iter().all(|(name, value)| name == "name" || value.is_null()) => {
             fields.insert("emptyDir".to_owned(), json!({}));
         }
+        ("io.k8s.api.core.v1", "Probe") => probe(object, fields),
         ("io.k8s.api.core.v1", "ServiceSpec") => service(fields),
         ("io.k8s.api.core.v1", "ServicePort") => {
             let unset = fields
@@ -86,6 +87,17 @@ fn computed(object: &Type, fields: &mut Map<String, Value>) {
 fn absent(fields: &mut Map<String, Value>, name: &str, value: impl FnOnce() -> Value) {
     if fields.get(name).is_none_or(Value::is_null) {
         fields.insert(name.to_owned(), value());
+    }
+}
+
+/// In a probe zero stands for the default, as it is one for Go; only the first delay may be none.
+fn probe(object: &Type, fields: &mut Map<String, Value>) {
+    for field in &object.fields {
+        if let Some(default) = &field.default
+            && fields.get(field.name) == Some(&json!(0))
+        {
+            fields.insert(field.name.to_owned(), default.clone());
+        }
     }
 }
 

@@ -1,8 +1,8 @@
-//! Which fields of a pod have no effect yet, and what that means for its owner.
+//! Which fields of pods and services have no effect yet, and what that means for its owner.
 //!
 //! Kubernetes promises that a field does what it says. Where we do not keep that promise yet we say so, twice: in a
 //! `Warning` header when the object is written and in a Warning event when the pod is started. The table is in
-//! `table.rs`; whoever teaches the kubelet or the scheduler a field changes its line there.
+//! `table.rs`; whoever teaches the kubelet, the scheduler or the network a field changes its line there.
 
 use serde_json::{Map, Value};
 
@@ -32,14 +32,14 @@ enum Use {
 type Table = &'static [(&'static str, Use)];
 
 /// What is not acted on in a pod: one sentence with the full path for each field, e.g.
-/// `spec.containers[0].livenessProbe: not acted on yet: the container is never probed`.
+/// `spec.priority: not acted on yet: all pods are equally important`.
 pub fn pod_fields_not_acted_on(pod: &Value) -> Vec<String> {
     let mut found = Vec::new();
     spec(&pod["spec"], "spec", &mut found);
     found
 }
 
-/// As [`pod_fields_not_acted_on`] for any object: pods, the templates in workloads, and kinds that are only stored.
+/// As [`pod_fields_not_acted_on`] for any object: pods, the templates in workloads, and services.
 pub fn fields_not_acted_on(kind: &Kind, object: &Value) -> Vec<String> {
     let mut found = Vec::new();
     match (kind.group, kind.kind) {
@@ -48,9 +48,9 @@ pub fn fields_not_acted_on(kind: &Kind, object: &Value) -> Vec<String> {
             spec(&object["spec"]["template"]["spec"], "spec.template.spec", &mut found);
         }
         ("", "Service") => {
-            let stored =
-                "the service is stored, but has no address or name of its own and passes nothing on to its pods";
-            found.push(sentence("spec", stored));
+            if let Value::Object(spec) = &object["spec"] {
+                fields(table::SERVICE, spec, "spec", &mut found);
+            }
         }
         _ => {}
     }

@@ -30,6 +30,9 @@ use crate::strategy::{Reach, is_namespace};
 use crate::update;
 use crate::watch;
 
+/// What Kubernetes tells everybody who uses endpoints of the old form.
+const ENDPOINTS_ARE_OLD: &str = "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice";
+
 /// Answers one request.
 pub(crate) async fn handle(State(server): State<Arc<Inner>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
@@ -96,6 +99,9 @@ async fn answer(server: Arc<Inner>, mut parts: request::Parts, body: Body) -> Re
         headers,
         warnings: Vec::new(),
     };
+    if kind.group.is_empty() && kind.kind == "Endpoints" {
+        call.warnings.push(ENDPOINTS_ARE_OLD.to_owned());
+    }
     let answered = if call.subresource.is_empty() {
         whole(&mut call, verb, selection, body, place).await
     } else {

@@ -137,7 +137,10 @@ pub(crate) fn prepare_update(kind: &Kind, new: &mut Value, old: &Value, reach: R
         put(meta, field, old["metadata"].get(*field).cloned());
     }
     normalize(new);
-    if kind.has_generation && desired_changed(new, old) {
+    // A slice's labels say whose it is: they are part of what is wanted, as in Kubernetes.
+    let relabelled =
+        is(kind, "discovery.k8s.io", "EndpointSlice") && new["metadata"].get("labels") != old["metadata"].get("labels");
+    if kind.has_generation && (relabelled || desired_changed(new, old)) {
         bump_generation(new);
     }
 }

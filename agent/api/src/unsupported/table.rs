@@ -35,7 +35,7 @@ pub(super) const POD: Table = &[
     ("securityContext", Fields(POD_SECURITY)),
     ("imagePullSecrets", Not("images are pulled without credentials")),
     ("hostname", Acted),
-    ("subdomain", Not("there is no cluster DNS yet: no such name exists")),
+    ("subdomain", Acted),
     ("affinity", Fields(AFFINITY)),
     (
         "schedulerName",
@@ -51,7 +51,6 @@ pub(super) const POD: Table = &[
     ("dnsConfig", Acted),
     ("readinessGates", Acted),
     ("runtimeClassName", Not("containers run in the default runtime")),
-    // True is the default, and there are no services to tell of.
     ("enableServiceLinks", Acted),
     (
         "preemptionPolicy",
@@ -59,7 +58,7 @@ pub(super) const POD: Table = &[
     ),
     ("overhead", Acted),
     ("topologySpreadConstraints", Not(PLACED_ANYWAY)),
-    ("setHostnameAsFQDN", Not("the host name is the short one")),
+    ("setHostnameAsFQDN", Acted),
     ("os", Fields(&[("name", Only(&["linux"], WINDOWS))])),
     ("hostUsers", Only(&["true"], "the pod shares the node's user ids")),
     ("schedulingGates", Acted),
@@ -120,20 +119,14 @@ pub(super) const CONTAINER: Table = &[
     ("restartPolicyRules", Not("only restartPolicy decides about a restart")),
     ("volumeMounts", Items(MOUNT)),
     ("volumeDevices", Not("the container gets no block devices")),
-    ("livenessProbe", Not("the container is never probed")),
-    (
-        "readinessProbe",
-        Not("the container counts as ready as soon as it runs"),
-    ),
-    (
-        "startupProbe",
-        Not("the container counts as started as soon as it runs"),
-    ),
+    ("livenessProbe", Acted),
+    ("readinessProbe", Acted),
+    ("startupProbe", Acted),
     (
         "lifecycle",
         Fields(&[
-            ("postStart", Not("nothing is done after the container's start")),
-            ("preStop", Not("nothing is done before the container's end")),
+            ("postStart", Acted),
+            ("preStop", Acted),
             ("stopSignal", Not("the image decides which signal ends the container")),
         ]),
     ),
@@ -255,6 +248,45 @@ pub(super) const VOLUME: Table = &[
     ("image", Not(NO_VOLUME)),
 ];
 
+/// `spec` of a service.
+pub(super) const SERVICE: Table = &[
+    ("ports", Items(SERVICE_PORT)),
+    ("selector", Acted),
+    ("clusterIP", Acted),
+    ("clusterIPs", Acted),
+    ("type", Acted),
+    ("externalIPs", Acted),
+    ("sessionAffinity", Acted),
+    ("loadBalancerIP", Acted),
+    ("loadBalancerSourceRanges", Not("traffic from everywhere is let in")),
+    ("externalName", Acted),
+    ("externalTrafficPolicy", Acted),
+    (
+        "healthCheckNodePort",
+        Not("nodes do not tell at this port whether they have endpoints"),
+    ),
+    ("publishNotReadyAddresses", Acted),
+    ("sessionAffinityConfig", Acted),
+    ("ipFamilies", Acted),
+    ("ipFamilyPolicy", Acted),
+    ("allocateLoadBalancerNodePorts", Acted),
+    (
+        "loadBalancerClass",
+        Not("minidc has no load balancer of any class: the service waits until somebody gives it an address"),
+    ),
+    ("internalTrafficPolicy", Acted),
+    ("trafficDistribution", Not("all endpoints are equally near")),
+];
+
+const SERVICE_PORT: Table = &[
+    ("name", Acted),
+    ("protocol", Only(&["TCP", "UDP"], "its traffic is not passed on")),
+    ("appProtocol", Acted),
+    ("port", Acted),
+    ("targetPort", Acted),
+    ("nodePort", Acted),
+];
+
 /// Tables and the schema types they are about; a test compares them.
 #[cfg(test)]
 pub(super) const TYPES: &[(&str, Table)] = &[
@@ -267,4 +299,6 @@ pub(super) const TYPES: &[(&str, Table)] = &[
     ("VolumeMount", MOUNT),
     ("SecurityContext", SECURITY),
     ("Volume", VOLUME),
+    ("ServiceSpec", SERVICE),
+    ("ServicePort", SERVICE_PORT),
 ];

@@ -31,10 +31,9 @@ fn what_is_acted_on_gives_no_warning() {
 fn each_field_without_effect_is_named_with_what_that_means() {
     for (spec, expected) in [
         (
-            json!({"containers": [{}, {"livenessProbe": {"httpGet": {"port": 80}}, "lifecycle": {"preStop": {"sleep": {"seconds": 1}}}}]}),
+            json!({"containers": [{}, {"livenessProbe": {"httpGet": {"port": 80}}, "lifecycle": {"preStop": {"sleep": {"seconds": 1}}, "stopSignal": "SIGINT"}}]}),
             vec![
-                "spec.containers[1].lifecycle.preStop: not acted on yet: nothing is done before the container's end",
-                "spec.containers[1].livenessProbe: not acted on yet: the container is never probed",
+                "spec.containers[1].lifecycle.stopSignal: not acted on yet: the image decides which signal ends the container",
             ],
         ),
         (
@@ -73,16 +72,19 @@ fn each_field_without_effect_is_named_with_what_that_means() {
 
 #[test]
 fn templates_and_services_are_looked_at_too() {
-    let deployment = json!({"spec": {"template": {"spec": {"containers": [{"startupProbe": {"exec": {}}}]}}}});
+    let deployment = json!({"spec": {"template": {"spec": {"priority": 1}}}});
     assert_eq!(
         fields_not_acted_on(by_resource("apps", "v1", "deployments").unwrap(), &deployment),
-        [
-            "spec.template.spec.containers[0].startupProbe: not acted on yet: the container counts as started as soon as it runs"
-        ]
+        ["spec.template.spec.priority: not acted on yet: all pods are equally important"]
     );
+    let service = json!({"spec": {"type": "LoadBalancer", "clusterIP": "100.65.0.9", "externalTrafficPolicy": "Local",
+        "ports": [{"port": 80, "protocol": "TCP"}, {"port": 81, "protocol": "SCTP"}], "loadBalancerSourceRanges": ["10.0.0.0/8"]}});
     assert_eq!(
-        fields_not_acted_on(by_resource("", "v1", "services").unwrap(), &json!({})).len(),
-        1
+        fields_not_acted_on(by_resource("", "v1", "services").unwrap(), &service),
+        [
+            "spec.loadBalancerSourceRanges: not acted on yet: traffic from everywhere is let in",
+            "spec.ports[1].protocol: not acted on yet: its traffic is not passed on",
+        ]
     );
     assert_eq!(
         fields_not_acted_on(by_resource("", "v1", "nodes").unwrap(), &json!({})),

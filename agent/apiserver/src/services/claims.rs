@@ -55,7 +55,7 @@ pub(super) struct Holder {
 impl fmt::Display for Holder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() {
-            return formatter.write_str(&self.name);
+            return formatter.write_str("the DNS of the cluster");
         }
         write!(formatter, "service {}/{}", self.namespace, self.name)
     }

@@ -115,7 +115,7 @@ fn is_used(store: &Store) -> bool {
 /// The claim that keeps the address of DNS from services; it has none of its own, the nodes answer there.
 fn reserve_dns(range: Range) -> Result<Option<Op>, Failure> {
     let Some(address) = range.nth(DNS) else { return Ok(None) };
-    let parent = json!({"group": "minidc.dev", "resource": "nodes", "name": "cluster DNS"});
+    let parent = json!({"group": "minidc.dev", "resource": "dns", "name": "cluster"});
     claims::take_address(address, &parent).map(Some)
 }
 

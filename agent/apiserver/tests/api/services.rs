@@ -319,7 +319,12 @@ async fn kubernetes_service_leads_to_the_control_plane_and_comes_back() {
     assert_eq!(slice["ports"][0]["port"], 7443);
     assert_eq!(slice["metadata"]["labels"]["kubernetes.io/service-name"], "kubernetes");
     let endpoints = "/api/v1/namespaces/default/endpoints/kubernetes";
-    let old_form = admin.get(endpoints).await.expect(200);
+    let old_form = admin.get(endpoints).await;
+    assert_eq!(
+        old_form.warnings(),
+        ["299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\""]
+    );
+    let old_form = old_form.expect(200);
     assert_eq!(old_form["subsets"][0]["addresses"], json!([{"ip": "192.168.1.10"}]));
     // Told again, nothing is written; told of no address, the last one stays.
     let revision = cluster.server.store().revision();
@@ -348,7 +353,10 @@ async fn claims_in_use_and_the_range_stay() {
     let admin = cluster.admin();
     let web = create(&admin, "web", &json!({})).await;
     let address = web["spec"]["clusterIP"].as_str().unwrap();
-    for (path, user) in [(address, "service default/web"), ("100.65.0.10", "cluster DNS")] {
+    for (path, user) in [
+        (address, "service default/web"),
+        ("100.65.0.10", "the DNS of the cluster"),
+    ] {
         let refused = admin.delete(&format!("{ADDRESSES}/{path}")).await;
         assert!(
             refused.message().ends_with(&format!("the address is in use by {user}")),
