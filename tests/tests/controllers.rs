@@ -4,6 +4,8 @@
 
 #[path = "controllers/cluster.rs"]
 mod cluster;
+#[path = "controllers/endpoints.rs"]
+mod endpoints;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! The real API server over a store in memory, the real controllers, and nodes that only pretend.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -133,6 +134,7 @@ impl Cluster {
             default_toleration_seconds: 1,
             nodes: Arc::new(NoNodes),
             cluster: "test".into(),
+            service_range: "100.65.0.0/16".into(),
         };
         let server = ApiServer::new(store, options);
         server.bootstrap().await.unwrap();
@@ -203,6 +205,7 @@ impl Cluster {
             "status": {
                 "capacity": {"cpu": "4", "memory": "1Gi", "pods": "110"},
                 "allocatable": {"cpu": "4", "memory": "1Gi", "pods": "110"},
+                "addresses": [{"type": "InternalIP", "address": node_address(name)}],
             },
         });
         if api.get(&format!("/api/v1/nodes/{name}")).await.is_none() {
@@ -323,7 +326,23 @@ pub(crate) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// What a kubelet does, as far as the API sees it. Images whose name ends in `broken` never become ready, in `once` they end well.
+/// `pi-7` is 192.0.2.7.
+fn node_address(name: &str) -> String {
+    format!(
+        "192.0.2.{}",
+        name.trim_start_matches(|letter: char| !letter.is_ascii_digit())
+    )
+}
+
+/// An address that no other pod has.
+fn pod_address() -> String {
+    static GIVEN: AtomicUsize = AtomicUsize::new(0);
+    let number = GIVEN.fetch_add(1, Ordering::Relaxed);
+    format!("10.1.{}.{}", number / 250, number % 250 + 1)
+}
+
+/// What a kubelet does, as far as the API sees it. Images whose name ends in `broken` never become ready, in `once` they end well. A pod
+/// with the annotation `test/ready: "false"` is not ready, one with `test/lingers` takes its time to stop.
 async fn pretend(api: &Api, name: &str) {
     let lease = format!("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}");
     let status = format!("/api/v1/nodes/{name}/status");
@@ -352,7 +371,9 @@ async fn pretend(api: &Api, name: &str) {
                 text(&pod["metadata"]["namespace"]),
                 text(&pod["metadata"]["name"])
             );
-            if is_terminating(&pod) {
+            let annotations = &pod["metadata"]["annotations"];
+            let ready = annotations["test/ready"] != "false";
+            if is_terminating(&pod) && annotations["test/lingers"].is_null() {
                 let now = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": pod["metadata"]["uid"]}});
                 let _ = api.try_send(Method::DELETE, &path, "application/json", &now).await;
                 continue;
@@ -364,12 +385,13 @@ async fn pretend(api: &Api, name: &str) {
                     continue;
                 }
                 json!({"status": {"phase": "Succeeded"}})
-            } else if image.ends_with("broken") || is_ready(&pod) {
+            } else if image.ends_with("broken") || is_ready(&pod) == ready {
                 continue;
             } else {
                 let at = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-                json!({"status": {"phase": "Running", "conditions": [
-                    {"type": "Ready", "status": "True", "lastTransitionTime": at},
+                let address = pod["status"]["podIP"].as_str().map_or_else(pod_address, str::to_owned);
+                json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": [
+                    {"type": "Ready", "status": if ready { "True" } else { "False" }, "lastTransitionTime": at},
                 ]}})
             };
             let _ = api
