@@ -1,15 +1,16 @@
 //! What runs here: the pods of one node, kept as the control plane wants them.
 //!
 //! Owns the containers and sandboxes that containerd runs for pods, the directories and tmpfs mounts of pods, their
-//! logs, the status of pods and of the node, and the pause image. Pods become a plan by a pure function; one task per
+//! logs, probes and hooks, the status of pods and of the node, and the pause image. Pods become a plan by a pure function; one task per
 //! pod applies it through containerd's CRI, so that a slow pod never holds up another.
 //!
-//! Never does: decide where a pod runs, touch another node's objects, speak TLS or HTTP (that is the link), or configure
-//! the network (containerd calls CNI by itself).
+//! Never does: decide where a pod runs, touch another node's objects, speak TLS or HTTP to the control plane (that is the
+//! link), or configure the network (containerd calls CNI by itself).
 //!
 //! # Current limitations
-//! - No probes and no lifecycle hooks: a container that runs is ready. What of a pod is not acted on is listed in
-//!   [`minidc_api::unsupported`] and said in a Warning event when the pod starts.
+//! - What of a pod is not acted on is listed in [`minidc_api::unsupported`] and said in a Warning event when the pod
+//!   starts.
+//! - HTTPS probes and hooks speak HTTP/1.1 only.
 //! - Sidecars end together with the other containers, not after them.
 //! - Images are pulled without credentials. Imported images stay when their `Image` object goes; nothing removes
 //!   images that no pod uses, and disk pressure evicts nothing yet.
@@ -39,6 +40,7 @@ mod observed;
 pub mod pause;
 mod plan;
 mod pods;
+mod probes;
 mod recorder;
 mod resources;
 mod runtime;

@@ -79,6 +79,12 @@ impl Observed {
         self.sandboxes.first().filter(|sandbox| sandbox.ready)
     }
 
+    /// Whether an instance runs.
+    pub(crate) fn is_running(&self, id: &str) -> bool {
+        let mut all = self.containers.iter();
+        all.any(|container| container.id == id && container.state == State::Running)
+    }
+
     /// The newest instance of a container.
     pub(crate) fn latest(&self, name: &str) -> Option<&Container> {
         self.containers.iter().find(|container| container.name == name)

@@ -12,6 +12,7 @@ use crate::back_off::BackOff;
 use crate::container;
 use crate::identity::PodIdentity;
 use crate::observed::{Container, Observed, Sandbox, State};
+use crate::probes::{Kind, Verdicts, verdict};
 
 /// What is wanted of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(crate) struct Memory {
     pub(crate) not_before: BTreeMap<String, Instant>,
     /// Sandboxes that have been stopped since the agent started; stopping one twice is work for nothing.
     pub(crate) stopped: BTreeSet<String>,
+    /// What probes say of containers.
+    pub(crate) verdicts: Verdicts,
 }
 
 /// Why a container does not run, as in `state.waiting`.
@@ -53,6 +56,8 @@ pub(crate) struct Stop {
     pub(crate) name: String,
     /// Text of the event `Killing`.
     pub(crate) message: String,
+    /// Seconds it may take, where that is not the pod's grace period.
+    pub(crate) grace: Option<i64>,
 }
 
 /// One step.
@@ -107,6 +112,8 @@ pub(crate) struct Situation<'a> {
     pub(crate) memory: &'a Memory,
     /// Every volume is there; without that nothing new starts.
     pub(crate) volumes_ready: bool,
+    /// What runs goes on for a moment, though the pod is to go: requests may still come.
+    pub(crate) draining: bool,
     pub(crate) now: Instant,
 }
 
@@ -128,6 +135,9 @@ fn stop(situation: &Situation<'_>, remove: bool) -> Plan {
         .filter(|container| matches!(container.state, State::Running | State::Unknown));
     let stops: Vec<Stop> = running.map(|container| stop_order(container, None)).collect();
     if !stops.is_empty() {
+        if situation.draining {
+            return plan;
+        }
         plan.actions.push(Action::StopContainers(stops));
         return plan;
     }
@@ -161,6 +171,20 @@ fn stop_order(container: &Container, message: Option<String>) -> Stop {
         id: container.id.clone(),
         name: container.name.clone(),
         message,
+        grace: None,
+    }
+}
+
+/// A container whose probe failed is ended in the time that the probe allows.
+fn unhealthy_order(found: &Container, container: &core::Container, kind: Kind, policy: &str) -> Stop {
+    let again = if policy == "Never" { "" } else { ", will be restarted" };
+    let kind_name = kind.to_string().to_lowercase();
+    let message = format!("Container {} failed {kind_name} probe{again}", container.name);
+    Stop {
+        grace: kind
+            .of(container)
+            .and_then(|probe| probe.termination_grace_period_seconds),
+        ..stop_order(found, Some(message))
     }
 }
 
@@ -240,7 +264,8 @@ fn run(situation: &Situation<'_>) -> Plan {
         let done = match &fate {
             Fate::Settled => latest_here(observed, &container.name, here).is_some_and(|found| {
                 if sidecar {
-                    found.state == State::Running
+                    // The next one may need it.
+                    found.state == State::Running && verdict(&situation.memory.verdicts, container, &found.id).started
                 } else {
                     found.state == State::Exited && found.exit_code == 0
                 }
@@ -354,7 +379,10 @@ fn fate(situation: &Situation<'_>, container: &core::Container, policy: &str, he
             let message = format!("Container {} definition changed, will be restarted", container.name);
             Fate::Replace(stop_order(found, Some(message)))
         }
-        State::Running => Fate::Settled,
+        State::Running => match verdict(&memory.verdicts, container, &found.id).failed {
+            Some(kind) => Fate::Replace(unhealthy_order(found, container, kind, policy)),
+            None => Fate::Settled,
+        },
         // The agent ended between making and starting it.
         State::Created => Fate::Start {
             replaces: None,
@@ -365,6 +393,8 @@ fn fate(situation: &Situation<'_>, container: &core::Container, policy: &str, he
             let definition_changed = found.hash != container::hash(container);
             match (policy, found.exit_code) {
                 _ if definition_changed => {}
+                // Its probe ended it: that it did so gracefully does not mean that its work is done.
+                ("OnFailure", 0) if verdict(&memory.verdicts, container, &found.id).failed.is_some() => {}
                 ("Never", 0) | ("OnFailure", 0) => return Fate::Settled,
                 ("Never", _) => {
                     return if is_main(situation, container) {

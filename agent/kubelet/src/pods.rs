@@ -1,5 +1,6 @@
 //! All pods of the node: one task for each, told what is wanted and what happened.
 
+mod hooks;
 mod image;
 mod news;
 mod start;
@@ -22,6 +23,8 @@ use crate::identity::PodIdentity;
 use crate::plan::Intent;
 use crate::resources::{self, QosClass};
 use crate::runtime::{RuntimeError, RuntimeEvent, label};
+
+pub(crate) use start::field_path;
 
 use news::{asks_the_same, same_sources};
 use worker::{Bell, Input, Worker};

@@ -8,6 +8,8 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod suite;
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use k8s_cri::v1;
@@ -31,6 +33,8 @@ pub(crate) enum Trouble {
     Away,
     /// The object does not exist.
     NotFound,
+    /// It took longer than it was allowed to.
+    TooLong,
     /// Everything else.
     Other,
 }
@@ -49,6 +53,14 @@ pub(crate) enum RuntimeEvent {
     },
     /// The image store has changed: a pull or an import finished, or something was removed.
     Images,
+}
+
+/// How a command in a container ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Executed {
+    pub(crate) exit_code: i32,
+    /// What it wrote, standard output first.
+    pub(crate) output: String,
 }
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, RuntimeError>>;
@@ -83,6 +95,9 @@ pub(crate) trait Runtime: Send + Sync + 'static {
     fn stop_container<'a>(&'a self, id: &'a str, seconds: i64) -> Answer<'a, ()>;
     /// Removes a container, killing it when it still runs; fine to repeat.
     fn remove_container<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
+    /// Runs a command in a running container and waits for its end, for at most `limit` in whole seconds
+    /// ([`Trouble::TooLong`]; the command is ended then).
+    fn execute<'a>(&'a self, id: &'a str, command: &'a [String], limit: Option<Duration>) -> Answer<'a, Executed>;
     /// Makes the runtime open the log file anew after the old one was renamed.
     fn reopen_log<'a>(&'a self, id: &'a str) -> Answer<'a, ()>;
     /// The image of that name, when it is there.

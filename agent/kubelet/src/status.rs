@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::observed::{Container, Observed, State};
 use crate::plan::{Waiting, is_sidecar};
+use crate::probes::{Verdicts, verdict};
 use crate::{archive, container, resources};
 
 /// What was known of a container before the runtime's present records.
@@ -29,6 +30,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) observed: &'a Observed,
     /// Why containers do not run, as far as more is known than "not yet".
     pub(crate) waiting: &'a BTreeMap<String, Waiting>,
+    /// What probes say of containers.
+    pub(crate) verdicts: &'a Verdicts,
     pub(crate) history: &'a BTreeMap<String, History>,
     /// The status worked out before, for the times of conditions.
     pub(crate) previous: &'a core::PodStatus,
@@ -224,9 +227,10 @@ fn container_status(facts: &Facts<'_>, spec: &core::Container, has_inits: bool) 
                 running: Some(running),
                 ..core::ContainerState::default()
             });
-            status.started = Some(true);
-            // No probes yet: what runs is ready.
-            status.ready = true;
+            let verdict = verdict(facts.verdicts, spec, &found.id);
+            status.started = Some(verdict.started);
+            // An init container is ready when it has succeeded.
+            status.ready = verdict.ready && (is_sidecar(spec) || !is_init(facts.pod, &spec.name));
         }
         State::Exited => {
             let ended = last_of(terminated(found));
@@ -267,7 +271,7 @@ fn init_done(spec: &core::PodSpec, status: &core::ContainerStatus) -> bool {
         .flatten()
         .any(|container| container.name == status.name && is_sidecar(container));
     if sidecar {
-        is_running(status)
+        is_running(status) && status.started == Some(true)
     } else {
         ended(status.state.as_ref()).is_some_and(|ended| ended.exit_code == 0)
     }
@@ -372,7 +376,11 @@ fn conditions(
             Some(format!("containers with incomplete status: {}", names(&incomplete))),
         )
     };
-    let unready: Vec<_> = mains.iter().filter(|status| !status.ready).collect();
+    let sidecars = inits.iter().filter(|status| {
+        let mut all = spec.init_containers.iter().flatten();
+        all.any(|container| container.name == status.name && is_sidecar(container))
+    });
+    let unready: Vec<_> = sidecars.chain(mains).filter(|status| !status.ready).collect();
     let containers_ready: Verdict = match phase {
         "Succeeded" => (false, Some("PodCompleted"), None),
         "Failed" => (false, Some("PodFailed"), None),
@@ -396,9 +404,9 @@ fn conditions(
         .flatten()
         .filter_map(|gate| match stored.get(gate.condition_type.as_str()) {
             Some(condition) if condition.status == "True" => None,
-            Some(_) => Some(format!(
-                "the status of pod readiness gate \"{}\" is not \"True\"",
-                gate.condition_type
+            Some(condition) => Some(format!(
+                "the status of pod readiness gate \"{}\" is not \"True\", but {}",
+                gate.condition_type, condition.status
             )),
             None => Some(format!(
                 "corresponding condition of pod readiness gate \"{}\" does not exist.",

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use futures::FutureExt;
 use futures::future::BoxFuture;
 
 /// A Service as pods learn of it by environment variables.
@@ -34,6 +35,12 @@ pub trait Surroundings: Send + Sync + 'static {
     /// Resolves once no EndpointSlice of a Service offers this pod as ready, at once if none does. Dropping the future
     /// ends the wait.
     fn withdrawn(&self, namespace: &str, pod: &str) -> BoxFuture<'static, ()>;
+
+    /// Whether an EndpointSlice of a Service lists this pod, ready or not. Without an own answer: whether one offers it
+    /// as ready, which misses a pod that was withdrawn before the kubelet asked.
+    fn offered(&self, namespace: &str, pod: &str) -> bool {
+        self.withdrawn(namespace, pod).now_or_never().is_none()
+    }
 }
 
 /// No Services at all: nothing to tell pods of, nothing to wait for.

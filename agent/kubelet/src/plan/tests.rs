@@ -42,6 +42,7 @@ struct Case {
     observed: Observed,
     memory: Memory,
     volumes_ready: bool,
+    draining: bool,
     now: Instant,
 }
 
@@ -54,6 +55,7 @@ impl Case {
             observed,
             memory: Memory::default(),
             volumes_ready: true,
+            draining: false,
             now: Instant::now(),
         }
     }
@@ -65,6 +67,7 @@ impl Case {
             observed: &self.observed,
             memory: &self.memory,
             volumes_ready: self.volumes_ready,
+            draining: self.draining,
             now: self.now,
         })
     }
@@ -337,4 +340,83 @@ fn durations_are_written_as_go_does() {
     for (seconds, text) in [(10, "10s"), (80, "1m20s"), (300, "5m0s")] {
         assert_eq!(go_duration(Duration::from_secs(seconds)), text);
     }
+}
+
+fn failed_by(kind: Kind) -> crate::probes::Verdict {
+    crate::probes::Verdict {
+        started: true,
+        ready: false,
+        failed: Some(kind),
+    }
+}
+
+#[test]
+fn container_whose_probe_failed_is_restarted_unless_it_must_not_be() {
+    for (policy, kind, message, again) in [
+        (
+            "Always",
+            Kind::Liveness,
+            "Container web failed liveness probe, will be restarted",
+            true,
+        ),
+        (
+            "OnFailure",
+            Kind::Startup,
+            "Container web failed startup probe, will be restarted",
+            true,
+        ),
+        ("Never", Kind::Liveness, "Container web failed liveness probe", false),
+    ] {
+        let pod = pod(
+            json!({"restartPolicy": policy, "containers": [{"name": "web", "image": "i:1",
+            "livenessProbe": {"terminationGracePeriodSeconds": 7}, "startupProbe": {}}]}),
+        );
+        let running = instance("web", 0, State::Running, 0);
+        let mut case = Case::new(pod, vec![sandbox("s0", 0, true)], vec![running]);
+        case.memory.verdicts.insert("web-0".into(), failed_by(kind));
+        let grace = (kind == Kind::Liveness).then_some(7);
+        let stop = Stop {
+            id: "web-0".into(),
+            name: "web".into(),
+            message: message.into(),
+            grace,
+        };
+        assert_eq!(case.actions(), [Action::StopContainers(vec![stop])]);
+        // It ends in order, which is not to be taken for success.
+        case.observed.containers[0].state = State::Exited;
+        let next = if again {
+            start("web", 1, Some("web-0"))
+        } else {
+            Action::StopSandbox("s0".into())
+        };
+        assert_eq!(case.actions(), [next], "{policy}");
+    }
+}
+
+#[test]
+fn sidecar_must_have_started_before_the_next_container_does() {
+    let pod = pod(
+        json!({"initContainers": [{"name": "side", "image": "i:1", "restartPolicy": "Always", "startupProbe": {}}],
+        "containers": [{"name": "web", "image": "i:1"}]}),
+    );
+    let side = instance("side", 0, State::Running, 0);
+    let mut case = Case::new(pod, vec![sandbox("s0", 0, true)], vec![side]);
+    assert_eq!(case.plan(), Plan::default());
+    let started = crate::probes::Verdict {
+        started: true,
+        ready: true,
+        failed: None,
+    };
+    case.memory.verdicts.insert("side-0".into(), started);
+    assert_eq!(case.actions(), [start("web", 0, None)]);
+}
+
+#[test]
+fn pod_that_still_takes_requests_is_not_stopped_yet() {
+    let running = instance("web", 0, State::Running, 0);
+    let mut case = Case::new(simple("Always"), vec![sandbox("s0", 0, true)], vec![running]);
+    (case.intent, case.draining) = (Intent::Remove, true);
+    assert_eq!(case.plan(), Plan::default());
+    case.draining = false;
+    assert!(matches!(&case.actions()[..], [Action::StopContainers(_)]));
 }

@@ -16,6 +16,7 @@ use crate::runtime::RuntimeError;
 use crate::volumes::Volumes;
 use crate::{resources, sandbox, volumes};
 
+use super::hooks;
 use super::image::{self, Pulls};
 
 /// Where the pod sees its names.
@@ -70,7 +71,7 @@ pub(crate) async fn sandbox(
 }
 
 /// What a container is started with, beside the pod.
-pub(crate) struct Surroundings<'a> {
+pub(crate) struct Around<'a> {
     pub(crate) pod: &'a Arc<Pod>,
     pub(crate) desired: &'a Arc<Desired>,
     pub(crate) node: &'a Arc<NodeFacts>,
@@ -86,7 +87,7 @@ pub(crate) struct Surroundings<'a> {
 /// it can neither stop nor remove when the caller of a start hangs up.
 pub(crate) async fn container(
     context: &Arc<Context>,
-    around: &Surroundings<'_>,
+    around: &Around<'_>,
     wanted: &Container,
     attempt: u32,
     pulls: &mut Pulls,
@@ -201,7 +202,31 @@ pub(crate) async fn container(
         );
     }
     say(Severity::Normal, "Started", "Container started".into());
-    Some(Ok(()))
+    let Some(handler) = wanted.lifecycle.as_ref().and_then(|hooks| hooks.post_start.as_ref()) else {
+        return Some(Ok(()));
+    };
+    let pod_ip = around.pod_ips.first().map(String::as_str).unwrap_or_default();
+    let done = tokio::select! {
+        done = hooks::run(&*context.runtime, &identity, wanted, &id, pod_ip, handler) => done,
+        () = &mut given_up => return None,
+    };
+    let Err(message) = done else {
+        return Some(Ok(()));
+    };
+    // Without the reason, which may hold what the server keeps secret.
+    say(Severity::Warning, "FailedPostStartHook", "PostStartHook failed".into());
+    say(Severity::Normal, "Killing", "FailedPostStartHook".into());
+    if let Err(error) = context
+        .runtime
+        .stop_container(&id, sandbox::grace_period(around.pod))
+        .await
+    {
+        tracing::warn!(pod = %identity, %error, "cannot stop a container whose hook failed");
+    }
+    Some(Err(Waiting {
+        reason: "PostStartHookError".into(),
+        message,
+    }))
 }
 
 struct Prepared {

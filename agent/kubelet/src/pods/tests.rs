@@ -9,10 +9,13 @@ use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::context::Registry;
 use crate::environment::NodeFacts;
-use crate::fixture::RecordingControlPlane;
+use crate::fixture::{Recorded, RecordingControlPlane};
 use crate::recorder::Recorder;
 use crate::runtime::Runtime;
 use crate::runtime::fake::FakeRuntime;
+
+mod hooks;
+mod probes;
 
 /// All of a kubelet but the node, on a runtime in memory.
 struct Rig {
@@ -25,9 +28,13 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let place = tempfile::tempdir().unwrap();
         let runtime = Arc::new(FakeRuntime::default());
         runtime.add_image("web:1");
+        Self::with(runtime, Arc::new(crate::NoServices))
+    }
+
+    fn with(runtime: Arc<FakeRuntime>, surroundings: Arc<dyn crate::Surroundings>) -> Self {
+        let place = tempfile::tempdir().unwrap();
         let control_plane = Arc::new(RecordingControlPlane::default());
         let mut config = Config::new("pi-1");
         config.data = place.path().join("data");
@@ -42,7 +49,7 @@ impl Rig {
         let context = Arc::new(Context::new(
             &config,
             runtime_object,
-            Arc::new(crate::NoServices),
+            surroundings,
             recorder,
             facts,
             Registry::default(),
@@ -83,12 +90,30 @@ impl Rig {
     }
 
     async fn phase(&self, pod: &str, phase: &str) {
+        self.status(pod, |status| status["phase"] == phase).await;
+    }
+
+    /// Waits until the newest status that was sent fulfils the condition, and answers with it.
+    async fn status(&self, pod: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let path = format!("/api/v1/namespaces/default/pods/{pod}/status");
+        let newest = |requests: &[Recorded]| {
+            let mut all = requests.iter().rev();
+            all.find(|request| request.path == path)
+                .map(|request| request.body["status"].clone())
+        };
+        self.control_plane
+            .wait(|requests| newest(requests).is_some_and(|status| condition(&status)))
+            .await;
+        newest(&self.control_plane.requests()).unwrap()
+    }
+
+    /// Waits for an event.
+    async fn event(&self, reason: &str, message: &str) {
         self.control_plane
             .wait(|requests| {
                 requests
                     .iter()
-                    .any(|request| request.path == path && request.body["status"]["phase"] == phase)
+                    .any(|request| request.body["reason"] == reason && request.body["message"] == message)
             })
             .await;
     }
@@ -131,8 +156,7 @@ async fn deleted_pod_does_not_wait_for_its_pull() {
     rig.runtime.hold_pulls();
     let web = pod("web", "u1", "far:1");
     rig.want(std::slice::from_ref(&web));
-    let pulling =
-        |requests: &[crate::fixture::Recorded]| requests.iter().any(|request| request.body["reason"] == "Pulling");
+    let pulling = |requests: &[Recorded]| requests.iter().any(|request| request.body["reason"] == "Pulling");
     rig.control_plane.wait(pulling).await;
     rig.want(&[deleted(web)]);
     rig.removed("web").await;

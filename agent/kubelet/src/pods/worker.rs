@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use tokio::sync::{Notify, watch};
@@ -14,10 +13,10 @@ use crate::desired::Desired;
 use crate::environment::Lookup;
 use crate::identity::PodIdentity;
 use crate::observed::{Container, Observed, State};
-use crate::plan::{Action, Intent, Memory, Plan, Situation, Stop, Waiting, plan};
+use crate::plan::{Action, Intent, Memory, Plan, Situation, Waiting, plan};
+use crate::probes::Probes;
 use crate::recorder::Severity;
 use crate::runtime::RuntimeError;
-use crate::sandbox;
 use crate::status::{self, Facts, History};
 use crate::volumes::{self, Volumes};
 
@@ -25,12 +24,11 @@ use super::image::{IMAGE_REASONS, Pulls};
 use super::start;
 
 mod look;
+mod stop;
 
 /// First and longest wait after a step that failed; containers that crash wait by [`crate::back_off`] instead.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
-/// Least time between asking a container to end and killing it, as with Kubernetes.
-const LEAST_GRACE: i64 = 2;
 /// How often the same steps are done in a row at full speed.
 const MOST_REPEATS: u32 = 3;
 
@@ -92,6 +90,8 @@ pub(crate) struct Worker {
     /// Containers whose end has been asked for, so that the event is said once.
     killing: BTreeSet<String>,
     stopping_since: Option<Instant>,
+    drain: Option<stop::Drain>,
+    probes: Probes,
     /// What has ended by containerd's word, since when, and the next wait for CRI to say the same.
     ending: BTreeMap<String, (Instant, Duration)>,
     warned_fields: bool,
@@ -107,6 +107,8 @@ impl Worker {
         bell: Arc<Bell>,
     ) -> Self {
         let pod = input.borrow().pod.clone();
+        let ringing = bell.clone();
+        let probes = Probes::new(context.clone(), identity.clone(), move || ringing.ring(None));
         let mut worker = Self {
             context,
             identity,
@@ -125,6 +127,8 @@ impl Worker {
             failures: BTreeMap::new(),
             killing: BTreeSet::new(),
             stopping_since: None,
+            drain: None,
+            probes,
             ending: BTreeMap::new(),
             warned_fields: false,
             last_actions: (Vec::new(), 0),
@@ -146,6 +150,7 @@ impl Worker {
             }
             if input.intent == Intent::Remove {
                 self.stopping_since.get_or_insert_with(Instant::now);
+                self.probes.end();
             }
             let touched = self.bell.take();
             self.seen.retain(|id, _| !touched.contains_key(id));
@@ -245,6 +250,10 @@ impl Worker {
         if input.intent == Intent::Run && self.volumes_of != Some(input.version) {
             volumes_ready = self.prepare_volumes(input, observed).await;
         }
+        let pod_ip = self.pod_ip(input, observed);
+        self.probes.follow(&input.pod, observed, pod_ip.as_deref());
+        self.memory.verdicts = self.probes.verdicts();
+        let draining = self.draining(input, observed);
         let now = Instant::now();
         let mut plan = plan(&Situation {
             pod: &input.pod,
@@ -252,6 +261,7 @@ impl Worker {
             observed,
             memory: &self.memory,
             volumes_ready,
+            draining,
             now,
         });
         if !volumes_ready && let Some(at) = self.memory.not_before.get("volumes") {
@@ -279,6 +289,17 @@ impl Worker {
             }
         }
         Step::Again
+    }
+
+    /// The address that probes and hooks reach the pod at.
+    fn pod_ip(&self, input: &Input, observed: &Observed) -> Option<String> {
+        let ready = observed.ready_sandbox()?;
+        let spec = input.pod.spec.as_ref();
+        if spec.is_some_and(|spec| spec.host_network == Some(true)) {
+            self.context.node.borrow().addresses.first().cloned()
+        } else {
+            ready.ips.first().cloned()
+        }
     }
 
     /// Whether these very steps have been done several times in a row.
@@ -372,6 +393,7 @@ impl Worker {
                 pod: &input.pod,
                 observed,
                 waiting: &self.waiting,
+                verdicts: &self.memory.verdicts,
                 history: &self.history,
                 previous: &self.previous,
                 host_ips: &node.addresses,
@@ -421,7 +443,7 @@ impl Worker {
         let runtime = self.context.runtime.clone();
         match action {
             Action::StopContainers(stops) => {
-                self.stop_containers(input, stops).await;
+                self.stop_containers(input, observed, stops).await;
                 Applied::Look
             }
             Action::RemoveContainer(id) => self.simple("sandbox", runtime.remove_container(id).await),
@@ -514,7 +536,7 @@ impl Worker {
         };
         let node = self.context.node.borrow().clone();
         let ready = observed.ready_sandbox();
-        let around = start::Surroundings {
+        let around = start::Around {
             pod: &input.pod,
             desired: &input.desired,
             node: &node,
@@ -563,55 +585,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// How long containers may still take to end.
-    fn grace_left(&self, input: &Input) -> i64 {
-        let grace = sandbox::grace_period(&input.pod);
-        let spent = self
-            .stopping_since
-            .map_or(0, |since| i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX));
-        grace.saturating_sub(spent).max(LEAST_GRACE)
-    }
-
-    async fn stop_containers(&mut self, input: &Input, stops: &[Stop]) {
-        let empty = core::PodSpec::default();
-        let spec = input.pod.spec.as_ref().unwrap_or(&empty);
-        for stop in stops {
-            if self.killing.insert(stop.id.clone()) {
-                let field = start::field_path(spec, &stop.name);
-                self.context.recorder.container(
-                    &self.identity,
-                    &field,
-                    Severity::Normal,
-                    "Killing",
-                    stop.message.clone(),
-                );
-            }
-        }
-        let seconds = self.grace_left(input);
-        let runtime = self.context.runtime.clone();
-        let stopping = join_all(stops.iter().map(|stop| runtime.stop_container(&stop.id, seconds)));
-        let mut wishes = self.input.clone();
-        let sooner = async {
-            // Somebody lost patience: ask again with what is left.
-            let _ = wishes
-                .wait_for(|wish| sandbox::grace_period(&wish.pod) < sandbox::grace_period(&input.pod))
-                .await;
-        };
-        tokio::select! {
-            results = stopping => {
-                if let Some(error) = results.into_iter().find_map(Result::err) {
-                    tracing::warn!(pod = %self.identity, %error, "cannot stop a container, it is tried again");
-                    let delay = self.later("stop");
-                    tokio::time::sleep(delay).await;
-                } else {
-                    self.failures.remove("stop");
-                }
-            }
-            () = sooner => {}
-        }
-        self.killing.retain(|id| stops.iter().any(|stop| stop.id == *id));
     }
 
     async fn finish(&mut self, input: &Input) -> Applied {

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
-use super::{Answer, Runtime, RuntimeError, RuntimeEvent, Trouble, broken_starts, exits, label};
+use super::{Answer, Executed, Runtime, RuntimeError, RuntimeEvent, Trouble, broken_starts, exits, label};
 
 /// How long one ordinary call may take, as with Kubernetes' kubelet.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
@@ -119,6 +119,13 @@ fn in_order(mut status: v1::ContainerStatus) -> v1::ContainerStatus {
         status.started_at = status.started_at.min(status.finished_at);
     }
     status
+}
+
+fn too_long(message: &str) -> RuntimeError {
+    RuntimeError {
+        kind: Trouble::TooLong,
+        message: message.to_owned(),
+    }
 }
 
 fn image_spec(name: &str) -> Option<v1::ImageSpec> {
@@ -291,6 +298,36 @@ impl Runtime for Containerd {
                 result = self.runtime().remove_container(call(message)).await;
             }
             gone_is_fine(result.map(drop))
+        }
+        .boxed()
+    }
+
+    fn execute<'a>(&'a self, id: &'a str, command: &'a [String], limit: Option<Duration>) -> Answer<'a, Executed> {
+        async move {
+            let message = v1::ExecSyncRequest {
+                container_id: id.to_owned(),
+                cmd: command.to_vec(),
+                timeout: limit.map_or(0, |limit| i64::try_from(limit.as_secs()).unwrap_or(i64::MAX)),
+            };
+            let mut message = tonic::Request::new(message);
+            if let Some(limit) = limit {
+                // containerd keeps the limit itself; this is for one that does not answer.
+                message.set_timeout(limit + CALL_LIMIT);
+            }
+            let answer = self.runtime().exec_sync(message).await;
+            let answer = answer.map_err(|status| match status.code() {
+                Code::DeadlineExceeded => too_long(status.message()),
+                // containerd 1.6 has no code of its own for it.
+                _ if status.message().contains("context deadline exceeded") => too_long(status.message()),
+                _ => RuntimeError::from(status),
+            })?;
+            let answer = answer.into_inner();
+            let mut output = answer.stdout;
+            output.extend(answer.stderr);
+            Ok(Executed {
+                exit_code: answer.exit_code,
+                output: String::from_utf8_lossy(&output).into_owned(),
+            })
         }
         .boxed()
     }

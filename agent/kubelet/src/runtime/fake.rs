@@ -1,16 +1,18 @@
 //! A runtime in memory for tests. It passes the same suite as the real one, see [`super::suite`].
 //!
-//! A container runs until it is stopped, except one with the argument `exit N`, which ends at once with that code.
+//! A container runs until it is stopped, except one with the argument `exit N`, which ends at once with that code. A
+//! command in a container ends at once, except one whose last word is `sleep N`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use k8s_cri::v1;
 use tokio::sync::broadcast;
 
-use super::{Answer, Runtime, RuntimeError, RuntimeEvent, Trouble, label};
+use super::{Answer, Executed, Runtime, RuntimeError, RuntimeEvent, Trouble, label};
 
 #[derive(Default)]
 struct State {
@@ -23,6 +25,10 @@ struct State {
     slow_starts: bool,
     /// Containers whose start is under way or was broken off.
     starting: BTreeSet<String>,
+    /// How commands end, by their first word; `None` never ends.
+    commands: BTreeMap<String, Option<Executed>>,
+    /// First words of the commands that were run, and containers that were stopped, in order.
+    done: Vec<String>,
 }
 
 /// The runtime.
@@ -80,6 +86,25 @@ impl FakeRuntime {
     /// Whether a start is under way or was broken off.
     pub(crate) fn is_starting(&self) -> bool {
         !self.state().starting.is_empty()
+    }
+
+    /// A command that starts with this word ends so from now on; unknown ones succeed.
+    pub(crate) fn set_command(&self, word: &str, exit_code: i32) {
+        let executed = Executed {
+            exit_code,
+            output: format!("{word} said {exit_code}"),
+        };
+        self.state().commands.insert(word.to_owned(), Some(executed));
+    }
+
+    /// A command that starts with this word does not end by itself.
+    pub(crate) fn hold_command(&self, word: &str) {
+        self.state().commands.insert(word.to_owned(), None);
+    }
+
+    /// The commands that were run (first words) and the containers that were stopped (`stop NAME SECONDS`), in order.
+    pub(crate) fn done(&self) -> Vec<String> {
+        self.state().done.clone()
     }
 
     fn say(&self, event: RuntimeEvent) {
@@ -282,8 +307,54 @@ impl Runtime for FakeRuntime {
         .boxed()
     }
 
-    fn stop_container<'a>(&'a self, id: &'a str, _seconds: i64) -> Answer<'a, ()> {
+    fn execute<'a>(&'a self, id: &'a str, command: &'a [String], limit: Option<Duration>) -> Answer<'a, Executed> {
         async move {
+            let word = command.first().cloned().unwrap_or_default();
+            let ending = {
+                let mut state = self.state();
+                let (_, status, _) = state.containers.get(id).ok_or_else(|| missing("container"))?;
+                if status.state() != v1::ContainerState::ContainerRunning {
+                    return Err(RuntimeError {
+                        kind: Trouble::Other,
+                        message: "container is not running".into(),
+                    });
+                }
+                state.done.push(word.clone());
+                let script = command.last().map(String::as_str).unwrap_or_default();
+                let plain = (!script.starts_with("sleep ")).then(|| Executed {
+                    exit_code: script
+                        .strip_prefix("exit ")
+                        .and_then(|code| code.parse().ok())
+                        .unwrap_or(0),
+                    output: String::new(),
+                });
+                state.commands.get(&word).cloned().unwrap_or(plain)
+            };
+            if let Some(ending) = ending {
+                return Ok(ending);
+            }
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+            Err(RuntimeError {
+                kind: Trouble::TooLong,
+                message: "context deadline exceeded".into(),
+            })
+        }
+        .boxed()
+    }
+
+    fn stop_container<'a>(&'a self, id: &'a str, seconds: i64) -> Answer<'a, ()> {
+        async move {
+            {
+                let mut state = self.state();
+                let known = state.containers.get(id);
+                let metadata = known.and_then(|(_, status, _)| status.metadata.clone());
+                if let Some(metadata) = metadata {
+                    state.done.push(format!("stop {} {seconds}", metadata.name));
+                }
+            }
             self.end(id, 0);
             Ok(())
         }

@@ -124,7 +124,21 @@ async fn passes(runtime: &dyn Runtime) {
     assert_eq!(status.state(), v1::ContainerState::ContainerRunning);
     assert_eq!(status.annotations[label::RESTART_COUNT], "4");
     assert!(status.started_at > 0);
+
+    // A command in it tells how it ended, and is ended when it takes too long.
+    let shell = |script: &str| ["/bin/sh", "-c", script].map(str::to_owned);
+    let executed = runtime.execute(&server, &shell("exit 4"), Some(LIMIT)).await.unwrap();
+    assert_eq!(executed.exit_code, 4);
+    let second = Some(Duration::from_secs(1));
+    let endless = runtime.execute(&server, &shell("sleep 300"), second).await.unwrap_err();
+    assert_eq!(endless.kind, Trouble::TooLong, "{endless}");
+
     runtime.stop_container(&server, 10).await.unwrap();
+    let refused = runtime
+        .execute(&server, &shell("exit 0"), Some(LIMIT))
+        .await
+        .unwrap_err();
+    assert_ne!(refused.kind, Trouble::TooLong, "{refused}");
     let status = runtime.container_status(&server).await.unwrap();
     assert_eq!(
         (status.state(), status.exit_code),

@@ -66,6 +66,7 @@ fn with(
         pod,
         observed: &Observed::new(vec![sandbox], containers),
         waiting: &waiting.collect(),
+        verdicts: &BTreeMap::new(),
         history: &BTreeMap::new(),
         previous,
         host_ips: &["10.0.0.1".into()],
@@ -223,6 +224,7 @@ fn ended_init_container_that_never_restarted_has_no_last_state() {
         pod: &pod,
         observed: &Observed::new(Vec::new(), vec![ended]),
         waiting: &BTreeMap::new(),
+        verdicts: &BTreeMap::new(),
         history: &BTreeMap::from([("a".to_owned(), history)]),
         previous: &core::PodStatus::default(),
         host_ips: &[],
@@ -319,4 +321,70 @@ fn host_network_pod_has_the_addresses_of_its_node() {
     let pod = pod(json!({"hostNetwork": true, "containers": [{"name": "web"}]}));
     let status = made(&pod, vec![instance("web", 0, State::Running, 0)], &[], false);
     assert_eq!(status.pod_ip.as_deref(), Some("10.0.0.1"));
+}
+
+fn probed(pod: &core::Pod, containers: Vec<Container>, verdicts: &Verdicts) -> core::PodStatus {
+    status(&Facts {
+        pod,
+        observed: &Observed::new(Vec::new(), containers),
+        waiting: &BTreeMap::new(),
+        verdicts,
+        history: &BTreeMap::new(),
+        previous: &core::PodStatus::default(),
+        host_ips: &[],
+        over: false,
+        now: Timestamp::UNIX_EPOCH,
+    })
+}
+
+#[test]
+fn probes_decide_whether_what_runs_has_started_and_is_ready() {
+    let pod = pod(json!({"containers": [{"name": "web", "startupProbe": {}, "readinessProbe": {}}]}));
+    let shown = |verdict: Option<(bool, bool)>| {
+        let verdict = verdict.map(|(started, ready)| crate::probes::Verdict {
+            started,
+            ready,
+            failed: None,
+        });
+        let verdicts = verdict
+            .map(|verdict| ("web-0".to_owned(), verdict))
+            .into_iter()
+            .collect();
+        let status = probed(&pod, vec![instance("web", 0, State::Running, 0)], &verdicts);
+        let container = &status.container_statuses.as_ref().unwrap()[0];
+        let ready = condition(&status, "Ready").status == "True";
+        assert_eq!(ready, container.ready);
+        assert_eq!(phase_of(&status), "Running");
+        (container.started.unwrap(), ready)
+    };
+    assert_eq!(shown(None), (false, false), "nothing is known before the first check");
+    for verdict in [(false, false), (true, false), (true, true)] {
+        assert_eq!(shown(Some(verdict)), verdict);
+    }
+}
+
+#[test]
+fn sidecar_that_is_not_ready_keeps_the_pod_from_being_ready() {
+    let pod = pod(
+        json!({"initContainers": [{"name": "side", "restartPolicy": "Always", "readinessProbe": {}}],
+        "containers": [{"name": "web"}]}),
+    );
+    let containers = vec![
+        instance("side", 0, State::Running, 0),
+        instance("web", 0, State::Running, 0),
+    ];
+    let status = probed(&pod, containers, &BTreeMap::new());
+    assert_eq!(
+        condition(&status, "ContainersReady").message.as_deref(),
+        Some("containers with unready status: [side]")
+    );
+}
+
+#[test]
+fn init_container_is_ready_once_it_has_succeeded() {
+    let pod = pod(json!({"initContainers": [{"name": "a"}], "containers": [{"name": "web"}]}));
+    let status = probed(&pod, vec![instance("a", 0, State::Running, 0)], &BTreeMap::new());
+    assert!(!status.init_container_statuses.as_ref().unwrap()[0].ready);
+    let status = probed(&pod, vec![instance("a", 0, State::Exited, 0)], &BTreeMap::new());
+    assert!(status.init_container_statuses.as_ref().unwrap()[0].ready);
 }

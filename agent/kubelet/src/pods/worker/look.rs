@@ -43,6 +43,7 @@ impl Worker {
                 },
             );
         }
+        self.probes.remember(&stored);
         let logs = self.context.directories.pod_logs(&self.identity);
         for container in pod
             .spec
