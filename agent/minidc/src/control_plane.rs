@@ -111,14 +111,20 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         images,
         Ranges {
             pods: config.server.pod_range.clone(),
-            services: config.server.service_range.clone(),
+            // an older range stays in force while Services have addresses out of it
+            services: api
+                .service_range()
+                .unwrap_or_else(|| config.server.service_range.clone()),
         },
         local_node,
     ));
     let link = Server::new(Arc::clone(&identity), sessions);
     let _ = dialer.link.set(link.clone());
 
-    let serving = Arc::new(ServingCertificate::new(Arc::clone(&identity), &names(&config, identity.cluster()))?);
+    let serving = Arc::new(ServingCertificate::new(
+        Arc::clone(&identity),
+        &names(&config, identity.cluster(), &api),
+    )?);
     let tls = pki::server_config(&identity, Arc::clone(&serving))?;
     let addresses = AddressKeeper {
         config: config.clone(),
@@ -126,6 +132,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         serving,
         port,
         announced: tokio::sync::watch::Sender::default(),
+        api: api.clone(),
     };
     addresses.refresh()?;
 
@@ -155,6 +162,8 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     options.node_silence = Duration::from_millis(config.server.node_silence_ms);
     let cut_off = tokio::sync::watch::Sender::new(false);
     options.evictions_paused = cut_off.subscribe();
+    options.cluster = identity.cluster().to_owned();
+    options.api_port = port;
     parts.spawn(carrier::watch(cut_off, shutdown.clone()));
     let stop = shutdown.clone();
     parts.spawn(async move { Ok(minidc_controllers::run(clients, options, stop).await?) });
@@ -238,9 +247,12 @@ async fn watch_identities(store: Store, link: Server, shutdown: CancellationToke
 }
 
 /// Names and addresses that the serving certificate is to carry besides the fixed ones.
-fn names(config: &Config, cluster: &str) -> Vec<String> {
+fn names(config: &Config, cluster: &str, api: &ApiServer) -> Vec<String> {
     let mut names = config.server.names.clone();
     names.push(format!("{cluster}.local"));
+    // what pods are told as KUBERNETES_SERVICE_HOST
+    let range = api.service_range().and_then(|range| range.parse::<Range>().ok());
+    names.extend(range.map(|range| Ipv4Addr::from_bits(range.network().to_bits() + 1).to_string()));
     if let Ok(host) = node::name(config) {
         names.push(format!("{host}.local"));
         names.push(host);
@@ -257,6 +269,7 @@ struct AddressKeeper {
     port: u16,
     /// The cluster's name on the LAN.
     announced: tokio::sync::watch::Sender<Wanted>,
+    api: ApiServer,
 }
 
 impl AddressKeeper {
@@ -271,11 +284,18 @@ impl AddressKeeper {
             if let Err(error) = self.refresh() {
                 tracing::warn!("follow the own addresses: {error:#}");
             }
+            // pods reach the API through the service `kubernetes`
+            if let Err(error) = self.api.publish_endpoints(&addresses::own(), self.port).await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "publish the API's addresses");
+            }
         }
     }
 
     fn refresh(&self) -> anyhow::Result<()> {
-        if self.serving.set_names(&names(&self.config, self.identity.cluster()))? {
+        if self
+            .serving
+            .set_names(&names(&self.config, self.identity.cluster(), &self.api))?
+        {
             tracing::info!(names = ?self.serving.names(), "serving certificate issued");
         }
         let own = addresses::own();
