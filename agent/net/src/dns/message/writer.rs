@@ -25,7 +25,7 @@ pub(crate) enum Section {
 }
 
 /// A place to go back to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     length: usize,
     counts: [u16; 4],
@@ -105,23 +105,17 @@ impl<'b> Writer<'b> {
         self.fits(mark)
     }
 
-    /// Writes a record of class IN whose owner is the name of the first question and whose data hold no names.
+    /// Writes a record of class IN whose owner is the name of the first question. For `data` see [`Self::record`].
     ///
     /// # Errors
     /// If it does not fit; nothing is then written.
     pub(crate) fn about_question(&mut self, section: Section, kind: Kind, ttl: u32, data: &[u8]) -> Result<(), Full> {
-        if self.message().len() + 12 + data.len() > self.limit {
-            return Err(Full);
-        }
-        let length = u16::try_from(data.len()).map_err(|_| Full)?;
-        let mut head = [0xc0, HEADER as u8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        let mark = self.mark();
+        let mut head = [0xc0, HEADER as u8, 0, 0, 0, 1, 0, 0, 0, 0];
         head[2..4].copy_from_slice(&kind.0.to_be_bytes());
-        head[6..10].copy_from_slice(&ttl.to_be_bytes());
-        head[10..].copy_from_slice(&length.to_be_bytes());
+        head[6..].copy_from_slice(&ttl.to_be_bytes());
         self.out.extend_from_slice(&head);
-        self.out.extend_from_slice(data);
-        self.counts[section as usize] += 1;
-        Ok(())
+        self.sized(section, kind, data, mark)
     }
 
     /// Writes a record. Names in `data` are written out, as [`Record::expand`] leaves them; they are compressed here where
@@ -143,16 +137,7 @@ impl<'b> Writer<'b> {
         self.out.extend_from_slice(&kind.0.to_be_bytes());
         self.out.extend_from_slice(&class.0.to_be_bytes());
         self.out.extend_from_slice(&ttl.to_be_bytes());
-        let length_at = self.out.len();
-        self.out.extend_from_slice(&[0; 2]);
-        self.data(kind, data);
-        let Ok(length) = u16::try_from(self.out.len() - length_at - 2) else {
-            self.back_to(mark);
-            return Err(Full);
-        };
-        self.out[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
-        self.counts[section as usize] += 1;
-        self.fits(mark)
+        self.sized(section, kind, data, mark)
     }
 
     /// Writes a record as it was read from another message, with another TTL. `scratch` is used and left in any state.
@@ -220,6 +205,20 @@ impl<'b> Writer<'b> {
         };
         self.out.extend_from_slice(&edns.record());
         self.counts[3] += 1;
+    }
+
+    /// Writes the data of a record after their length.
+    fn sized(&mut self, section: Section, kind: Kind, data: &[u8], mark: Mark) -> Result<(), Full> {
+        let length_at = self.out.len();
+        self.out.extend_from_slice(&[0; 2]);
+        self.data(kind, data);
+        let Ok(length) = u16::try_from(self.out.len() - length_at - 2) else {
+            self.back_to(mark);
+            return Err(Full);
+        };
+        self.out[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+        self.counts[section as usize] += 1;
+        self.fits(mark)
     }
 
     fn fits(&mut self, mark: Mark) -> Result<(), Full> {
