@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// Container images on every node, without a registry
     #[command(subcommand)]
     Image(ImageCommand),
+    /// The network between the nodes
+    #[command(subcommand)]
+    Net(NetCommand),
     /// Print a kubeconfig that works from here
     Kubeconfig(KubeconfigArgs),
     /// Show what runs here and how the cluster is
@@ -158,6 +161,37 @@ pub(crate) enum ImageCommand {
     },
     /// List the imported images and the nodes that hold them
     List(ClientArgs),
+}
+
+/// `minidc net …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetCommand {
+    /// Try pod to pod, pod to service, DNS, outside and packet sizes between all nodes; fails if anything does
+    Check(NetCheckArgs),
+}
+
+/// Options of `minidc net check`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct NetCheckArgs {
+    /// Show only what concerns this node; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Vec<String>,
+    /// Print in this format instead of a table
+    #[arg(long, short, value_name = "FORMAT")]
+    pub(crate) output: Option<Output>,
+    /// How long to wait for the nodes
+    #[arg(long, default_value = "1m", value_parser = crate::commands::token::parse_duration)]
+    pub(crate) timeout: std::time::Duration,
+    /// Options to reach the API
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// For programs
+    Json,
 }
 
 /// Options of `minidc kubeconfig`.

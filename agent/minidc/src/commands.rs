@@ -2,6 +2,7 @@
 
 pub(crate) mod image;
 pub(crate) mod kubeconfig;
+pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod rack;
 pub(crate) mod status;

@@ -17,6 +17,7 @@ mod directory;
 mod lan_names;
 mod listener;
 mod local;
+mod net_check;
 mod network_condition;
 mod networking;
 mod node;
@@ -90,6 +91,7 @@ fn run(command: Command, mut config: Config) -> anyhow::Result<ExitCode> {
             Command::Token(command) => commands::token::run(command, &config).await,
             Command::Node(command) => commands::node::run(command, &config).await,
             Command::Image(command) => commands::image::run(command, &config).await,
+            Command::Net(command) => commands::net::run(command, &config).await,
             Command::Kubeconfig(arguments) => commands::kubeconfig::run(arguments, &config).await,
             Command::Status(arguments) => commands::status::run(arguments, &config).await,
             Command::Version => Ok(()),

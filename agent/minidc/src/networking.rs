@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{control_plane::supervise, desired::Ranges, directory::Directory};
 
-const CONFLIST: &str = "/etc/cni/net.d/10-minidc.conflist";
+/// The CNI configuration that containerd gives pods their addresses by.
+pub(crate) const CONFLIST: &str = "/etc/cni/net.d/10-minidc.conflist";
 
 /// What the network of a node runs by.
 pub(crate) struct Networking {

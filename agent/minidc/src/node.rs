@@ -28,7 +28,9 @@ use crate::{
     control_plane::{make_private, supervise},
     desired::{Item, Ranges, Translated, Translator},
     directory::Directory,
-    lan_names, network_condition,
+    lan_names,
+    net_check::NetChecks,
+    network_condition,
     networking::Networking,
     reports::Reports,
 };
@@ -148,6 +150,15 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     parts.spawn(Arc::clone(&services).run(link_handle.changes(), shutdown.clone()));
     let reports = Reports::new(node.clone(), Arc::clone(&upstream) as Arc<dyn ControlPlane>);
     parts.spawn(lan_names::run(Arc::clone(&services), reports.clone(), shutdown.clone()));
+    let net_checks = NetChecks {
+        node: node.clone(),
+        run: config.run.clone(),
+        upstream: Arc::clone(&upstream) as Arc<dyn ControlPlane>,
+        feed: link_handle.feed(),
+        ranges: ranges.clone(),
+        network: network_state.subscribe(),
+    };
+    parts.spawn(net_checks.run(shutdown.clone()));
     let networking = Networking {
         node: node.clone(),
         ranges,
@@ -440,7 +451,7 @@ impl Watched {
         NodeHealth {
             stage,
             runtime_ok: !member || kubelet.runtime_ok,
-            network_ok: !member || (network.ready && rules_ok),
+            network_ok: !member || (network.is_sound() && rules_ok),
             pods_running: kubelet.pods_running,
             pods_failing: kubelet.pods_failing,
             disk_pressure: kubelet.disk_pressure,
