@@ -151,6 +151,7 @@ fn answer(kind: &Kind, subresource: Subresource) -> Answer {
         Subresource::Scale => ("autoscaling", "v1", "Scale"),
         Subresource::Exec => ("", "v1", "PodExecOptions"),
         Subresource::Binding => ("", "v1", "Binding"),
+        Subresource::Eviction => ("policy", "v1", "Eviction"),
     };
     Answer { group, version, kind }
 }

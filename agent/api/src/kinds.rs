@@ -39,6 +39,8 @@ pub enum Subresource {
     Exec,
     /// `…/binding`: a `v1` `Binding` that gives a pod its node.
     Binding,
+    /// `…/eviction`: a `policy/v1` `Eviction` that asks to delete a pod, as draining a node does.
+    Eviction,
     /// `…/archive`: the bytes of an image archive (`minidc.dev`).
     Archive,
 }
@@ -52,6 +54,7 @@ impl Subresource {
             Self::Log => "log",
             Self::Exec => "exec",
             Self::Binding => "binding",
+            Self::Eviction => "eviction",
             Self::Archive => "archive",
         }
     }
@@ -62,7 +65,7 @@ impl Subresource {
             Self::Status | Self::Scale => &["get", "patch", "update"],
             Self::Log => &["get"],
             Self::Exec => &["create", "get"],
-            Self::Binding => &["create"],
+            Self::Binding | Self::Eviction => &["create"],
             Self::Archive => &["update"],
         }
     }
@@ -280,6 +283,7 @@ static KINDS: &[Kind] = &[
         categories: &["all"],
         subresources: &[
             Subresource::Binding,
+            Subresource::Eviction,
             Subresource::Exec,
             Subresource::Log,
             Subresource::Status,

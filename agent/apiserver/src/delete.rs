@@ -42,13 +42,19 @@ pub(crate) struct DeleteOptions {
     propagation: Option<Propagation>,
     uid: Option<String>,
     version: Option<String>,
-    dry: bool,
+    /// All checks but no change.
+    pub(crate) dry: bool,
 }
 
 impl DeleteOptions {
     async fn read(call: &mut Call, body: Body) -> Result<Self, Failure> {
         let body = call::read_body(body).await?;
         let given = call.decode_as("DeleteOptions", &body)?;
+        Self::of(call, &given)
+    }
+
+    /// From the object and from the call's query.
+    pub(crate) fn of(call: &Call, given: &Value) -> Result<Self, Failure> {
         let mut options = Self {
             grace: given["gracePeriodSeconds"].as_i64(),
             propagation: None,
@@ -89,6 +95,18 @@ impl DeleteOptions {
             (None, None) => None,
         };
         Ok(options)
+    }
+}
+
+impl DeleteOptions {
+    /// Checks the preconditions against a stored object.
+    pub(crate) fn check(&self, call: &Call, object: &Value, entry: &Entry) -> Result<(), Failure> {
+        check_preconditions(call, self, object, entry)
+    }
+
+    /// The same for an object that was changed since its version was checked.
+    pub(crate) fn without_version(self) -> Self {
+        Self { version: None, ..self }
     }
 }
 
@@ -213,7 +231,7 @@ pub(crate) async fn delete(call: &mut Call, body: Body) -> Result<Response, Fail
 }
 
 /// Deletes the object of the call's path; the answer is its last state and whether it is gone.
-async fn delete_one(call: &mut Call, options: &DeleteOptions) -> Result<(Entry, bool), Failure> {
+pub(crate) async fn delete_one(call: &mut Call, options: &DeleteOptions) -> Result<(Entry, bool), Failure> {
     let kind = call.kind;
     let key = call.key();
     admission::may_delete(kind, &call.name)?;

@@ -17,6 +17,7 @@ use crate::create;
 use crate::delete;
 use crate::discovery;
 use crate::error::Failure;
+use crate::eviction;
 use crate::exec;
 use crate::identity::Identity;
 use crate::logs;
@@ -174,6 +175,7 @@ async fn part(
             exec::open(call, parts, place).await
         }
         (Subresource::Binding, "create") => binding::create(call, body).await,
+        (Subresource::Eviction, "create") => eviction::create(call, body).await,
         (Subresource::Archive, "update") => archive::upload(call, body).await,
         _ => Err(Status::method_not_allowed().into()),
     }

@@ -19,6 +19,7 @@
 //! - Answers are JSON; bodies may also be YAML or Kubernetes protobuf. No CBOR, no compression.
 //! - Lists show the present state; `resourceVersionMatch=Exact` for an older one is answered with 410. The pages of a
 //!   list are consistent for five minutes and for the eight newest paged lists.
+//! - There are no `PodDisruptionBudget`s: an eviction is a deletion that says why.
 //! - Users and rules are a table in this crate; there are no RBAC objects, service accounts or tokens yet.
 //! - Exec is WebSocket only (`v5` and `v4.channel.k8s.io`); attach, port-forward and SPDY are missing.
 //! - `pods/log` cannot split standard output from standard error.
@@ -34,6 +35,7 @@ mod dial;
 mod discovery;
 mod dispatch;
 mod error;
+mod eviction;
 mod exec;
 mod feed;
 mod graph;

@@ -56,7 +56,8 @@ pub(crate) fn is_namespace(kind: &Kind) -> bool {
 
 /// True for kinds that a PUT creates when they are absent.
 pub(crate) fn creates_on_update(kind: &Kind) -> bool {
-    is(kind, "", "Event") || is(kind, "coordination.k8s.io", "Lease")
+    let core = kind.group.is_empty() && matches!(kind.kind, "Event" | "Service" | "Endpoints");
+    core || is(kind, "coordination.k8s.io", "Lease")
 }
 
 /// True for kinds whose objects are in the store.

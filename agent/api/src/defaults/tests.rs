@@ -135,6 +135,43 @@ fn service_gets_what_kubernetes_gives_it() {
 }
 
 #[test]
+fn service_defaults_follow_its_type() {
+    let spec = |spec: Value| defaulted("", "Service", json!({"spec": spec}))["spec"].take();
+    let plain = spec(json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}}));
+    assert_eq!(
+        plain,
+        json!({"type": "ClusterIP", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster"})
+    );
+    let outside = spec(json!({"externalIPs": ["192.168.1.9"]}));
+    assert_eq!(outside["externalTrafficPolicy"], "Cluster");
+    let sticky = spec(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {}}}));
+    assert_eq!(sticky["sessionAffinityConfig"]["clientIP"]["timeoutSeconds"], 10_800);
+    let alias = spec(json!({"type": "ExternalName", "externalName": "a.b"}));
+    assert_eq!(alias.get("internalTrafficPolicy"), None);
+    let balanced = defaulted(
+        "",
+        "Service",
+        json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"ip": "192.168.1.5"}]}}}),
+    );
+    assert_eq!(balanced["spec"]["allocateLoadBalancerNodePorts"], true);
+    assert_eq!(balanced["status"]["loadBalancer"]["ingress"][0]["ipMode"], "VIP");
+}
+
+#[test]
+fn zero_in_a_probe_means_the_default() {
+    let pod = defaulted(
+        "",
+        "Pod",
+        json!({"spec": {"containers": [{"name": "a", "livenessProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 0, "initialDelaySeconds": 0, "failureThreshold": 5}}]}}),
+    );
+    assert_eq!(
+        pod["spec"]["containers"][0]["livenessProbe"],
+        json!({"tcpSocket": {"port": 80}, "initialDelaySeconds": 0, "periodSeconds": 10, "timeoutSeconds": 1,
+            "successThreshold": 1, "failureThreshold": 5})
+    );
+}
+
+#[test]
 fn secret_texts_become_data() {
     let secret = defaulted(
         "",

@@ -19,11 +19,16 @@ const PATCHES: &[&str] = &[
 
 const SCALE: &str = "io.k8s.api.autoscaling.v1.Scale";
 const BINDING: &str = "io.k8s.api.core.v1.Binding";
+const EVICTION: &str = "io.k8s.api.policy.v1.Eviction";
 
 /// Types that are no rows but are sent to the subresources of these kinds.
 pub(super) fn request_types(kinds: &[&'static Kind]) -> Vec<&'static str> {
     let mut names = Vec::new();
-    for (subresource, name) in [(Subresource::Scale, SCALE), (Subresource::Binding, BINDING)] {
+    for (subresource, name) in [
+        (Subresource::Scale, SCALE),
+        (Subresource::Binding, BINDING),
+        (Subresource::Eviction, EVICTION),
+    ] {
         if kinds.iter().any(|kind| kind.has(subresource)) {
             names.push(name);
         }
@@ -185,23 +190,8 @@ pub(super) fn write(kind: &'static Kind, dialect: Dialect, writer: &mut Writer) 
                     operation
                 })
                 .collect(),
-            Subresource::Binding => {
-                let body = Body {
-                    name: BINDING.to_owned(),
-                    media: BODIES,
-                };
-                let mut operation = operation(
-                    kind,
-                    "post",
-                    "create",
-                    "Binding",
-                    WRITE,
-                    Some(body),
-                    Some(BINDING.to_owned()),
-                );
-                operation.about = ("", "v1", "Binding");
-                vec![operation]
-            }
+            Subresource::Binding => vec![request(kind, "Binding", BINDING, ("", "v1", "Binding"))],
+            Subresource::Eviction => vec![request(kind, "Eviction", EVICTION, ("policy", "v1", "Eviction"))],
             Subresource::Archive => {
                 let mut operation = operation(
                     kind,
@@ -223,6 +213,24 @@ pub(super) fn write(kind: &'static Kind, dialect: Dialect, writer: &mut Writer) 
             &operations,
             dialect,
         );
+    }
+}
+
+/// The POST of a type that is no row.
+fn request(
+    kind: &'static Kind,
+    suffix: &str,
+    name: &str,
+    about: (&'static str, &'static str, &'static str),
+) -> Operation {
+    let body = Body {
+        name: name.to_owned(),
+        media: BODIES,
+    };
+    let answer = Some(name.to_owned());
+    Operation {
+        about,
+        ..operation(kind, "post", "create", suffix, WRITE, Some(body), answer)
     }
 }
 

@@ -431,3 +431,47 @@ fn odd_objects_never_panic() {
         }
     }
 }
+
+#[test]
+fn what_stands_behind_services_is_listed_in_short() {
+    let slice = json!({
+        "metadata": {"name": "web-abc"}, "addressType": "IPv4",
+        "endpoints": [{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"]}, {"addresses": ["10.0.0.3"]}, {"addresses": ["10.0.0.4"]}],
+        "ports": [{"name": "http", "port": 80}, {"name": "any"}, {}]
+    });
+    assert_eq!(
+        cells("discovery.k8s.io", "v1", "endpointslices", &slice)[1..4],
+        [
+            json!("IPv4"),
+            json!("80,any,*"),
+            json!("10.0.0.1,10.0.0.2,10.0.0.3 + 1 more...")
+        ]
+    );
+    let empty = json!({"metadata": {"name": "web-abc"}, "addressType": "IPv4", "endpoints": []});
+    assert_eq!(
+        cells("discovery.k8s.io", "v1", "endpointslices", &empty)[2..4],
+        [json!("<unset>"), json!("<unset>")]
+    );
+    let endpoints = |subsets: Value| cells("", "v1", "endpoints", &json!({"subsets": subsets}))[1].clone();
+    assert_eq!(endpoints(Value::Null), "<none>");
+    assert_eq!(endpoints(json!([{"addresses": [{"ip": "10.0.0.1"}]}])), "10.0.0.1");
+    let two = json!([{"addresses": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}], "ports": [{"port": 80}, {"port": 81}]}]);
+    assert_eq!(endpoints(two), "10.0.0.1:80,[fd00::1]:80,10.0.0.1:81 + 1 more...");
+    let parent = json!({"spec": {"parentRef": {"resource": "services", "namespace": "default", "name": "web"}}});
+    assert_eq!(
+        cells("networking.k8s.io", "v1", "ipaddresses", &parent)[1],
+        "services/default/web"
+    );
+    let ranges = json!({"spec": {"cidrs": ["100.65.0.0/16", "fd00::/112"]}});
+    assert_eq!(
+        cells("networking.k8s.io", "v1", "servicecidrs", &ranges)[1],
+        "100.65.0.0/16,fd00::/112"
+    );
+    let check = json!({"spec": {"nodes": ["pi-1", "pi-2"]}, "status": {"nodes": {
+        "pi-1": {"results": [{"check": "mtu", "ok": true}, {"check": "dns", "ok": false}]}, "pi-2": {"results": [{"check": "mtu", "ok": true}]}
+    }}});
+    assert_eq!(
+        cells("minidc.dev", "v1", "netchecks", &check)[1..4],
+        [json!(2), json!(2), json!(1)]
+    );
+}

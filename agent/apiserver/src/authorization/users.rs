@@ -203,6 +203,12 @@ mod tests {
         assert!(!allowed(deployments, "delete", "", "pods", ""));
         let nodes = "system:serviceaccount:kube-system:node-controller";
         assert!(!allowed(nodes, "get", "", "configmaps", ""), "only in kube-system");
+        let slices = "system:serviceaccount:kube-system:endpointslice-controller";
+        assert!(allowed(slices, "create", "discovery.k8s.io", "endpointslices", ""));
+        assert!(!allowed(slices, "update", "", "services", ""));
+        let balancers = "system:serviceaccount:kube-system:service-controller";
+        assert!(allowed(balancers, "patch", "", "services", "status"));
+        assert!(!allowed(balancers, "create", "discovery.k8s.io", "endpointslices", ""));
         assert!(!allowed("somebody", "get", "", "pods", ""));
         assert!(!allowed("minidc-admin", "get", "", "pods", ""));
     }

@@ -655,3 +655,40 @@ async fn nonsense_is_refused_and_harms_nothing() {
         (&json!("a"), &json!("main"))
     );
 }
+
+#[tokio::test]
+async fn evicted_pod_says_so_and_ends() {
+    let cluster = Cluster::start().await;
+    cluster.running_pod("a", "pi-1").await;
+    let admin = cluster.admin();
+    let path = "/api/v1/namespaces/default/pods/a";
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a"}, "deleteOptions": {"gracePeriodSeconds": 7}});
+    let wrong = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "b"}});
+    admin.post(&format!("{path}/eviction"), &wrong).await.expect(400);
+    admin
+        .post(&format!("{path}/eviction?dryRun=All"), &eviction)
+        .await
+        .expect(201);
+    assert_eq!(
+        admin.get(path).await.expect(200)["metadata"]["deletionTimestamp"],
+        Value::Null
+    );
+    let outdated = json!({"metadata": {"name": "a"}, "deleteOptions": {"preconditions": {"uid": "x"}}});
+    admin.post(&format!("{path}/eviction"), &outdated).await.expect(409);
+    let answer = admin.post(&format!("{path}/eviction"), &eviction).await.expect(201);
+    assert_eq!(answer["status"], "Success");
+    let ending = admin.get(path).await.expect(200);
+    assert_eq!(ending["metadata"]["deletionGracePeriodSeconds"], 7);
+    let condition = &ending["status"]["conditions"][0];
+    assert_eq!(condition["type"], "DisruptionTarget");
+    assert_eq!(condition["reason"], "EvictionByEvictionAPI");
+    // A pod that nobody runs goes at once; one that does not exist is not found.
+    admin
+        .post("/api/v1/namespaces/default/pods", &pod("b"))
+        .await
+        .expect(201);
+    let other = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "b"}});
+    let path = "/api/v1/namespaces/default/pods/b/eviction";
+    admin.post(path, &other).await.expect(201);
+    admin.post(path, &other).await.expect(404);
+}
