@@ -13,6 +13,7 @@
 //!   affinity, topology spread constraints, volumes or preemption.
 //! - `minReadySeconds` and `progressDeadlineSeconds` are counted by the wall clock, as the times they start from are.
 //! - Endpoints carry no hints: `trafficDistribution` and topology annotations of Services change nothing.
+//! - The scheduler does not know of ports that Services of type LoadBalancer have on a node: a pod with the same host port may come there.
 //! - There is no leader election: one control plane per store.
 
 use std::sync::Arc;
