@@ -9,6 +9,7 @@ mod dns;
 mod failures;
 mod images;
 mod joining;
+mod names;
 mod nodes;
 mod pods;
 mod probes;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         pods::ALL,
         services::ALL,
         dns::ALL,
+        names::ALL,
         probes::ALL,
         images::ALL,
         joining::ALL,
