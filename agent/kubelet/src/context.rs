@@ -16,7 +16,7 @@ use crate::observed::Observed;
 use crate::recorder::Recorder;
 use crate::runtime::Runtime;
 use crate::status_writer::Statuses;
-use crate::surroundings::Surroundings;
+use crate::surroundings::{NoServices, Surroundings};
 
 /// Pulls at once: one registry that does not answer must not hold up the others for long.
 const PULLS: usize = 3;
@@ -45,7 +45,6 @@ impl Context {
     pub(crate) fn new(
         config: &Config,
         runtime: Arc<dyn Runtime>,
-        surroundings: Arc<dyn Surroundings>,
         recorder: Recorder,
         node: watch::Receiver<Arc<NodeFacts>>,
         registry: Registry,
@@ -60,7 +59,7 @@ impl Context {
             directories,
             cgroups,
             runtime,
-            surroundings,
+            surroundings: Arc::new(NoServices),
             recorder,
             statuses: Statuses::default(),
             node,
@@ -70,6 +69,11 @@ impl Context {
             starts: Semaphore::new(STARTS),
             registry,
         }
+    }
+
+    /// With Services around the pods.
+    pub(crate) fn among(self, surroundings: Arc<dyn Surroundings>) -> Self {
+        Self { surroundings, ..self }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Environment, command and arguments of a container: where values come from and how `$(NAME)` is replaced.
 
+pub(crate) mod services;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -110,12 +112,19 @@ fn expand<'v>(text: &str, value_of: impl Fn(&str) -> Option<&'v str>) -> String 
     out
 }
 
-/// Works out the variables of `container`.
+/// Works out the variables of `container`; those of `services` come first, and any other of the same name replaces them.
 ///
 /// # Errors
 /// The message of `CreateContainerConfigError`: something referred to is missing and not optional.
-pub(crate) fn environment(lookup: &Lookup<'_>, container: &Container) -> Result<Environment, String> {
-    let mut environment = Environment::default();
+pub(crate) fn environment(
+    lookup: &Lookup<'_>,
+    container: &Container,
+    services: Vec<(String, String)>,
+) -> Result<Environment, String> {
+    let mut environment = Environment {
+        variables: services,
+        skipped: Vec::new(),
+    };
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         let mut pairs: Vec<(&String, String)> = Vec::new();
@@ -350,6 +359,10 @@ mod tests {
     }
 
     fn result(container: serde_json::Value) -> Result<Environment, String> {
+        beside(container, &[])
+    }
+
+    fn beside(container: serde_json::Value, services: &[(String, String)]) -> Result<Environment, String> {
         let pod = pod(container);
         let node = NodeFacts {
             addresses: vec!["10.0.0.1".into()],
@@ -363,7 +376,7 @@ mod tests {
             node: &node,
             pod_ips: &["100.64.0.2".into()],
         };
-        environment(&lookup, &pod.spec.as_ref().unwrap().containers[0])
+        environment(&lookup, &pod.spec.as_ref().unwrap().containers[0], services.to_vec())
     }
 
     fn variables(container: serde_json::Value) -> Vec<(String, String)> {
@@ -393,6 +406,16 @@ mod tests {
         ] {
             assert_eq!(expand(text, value), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn services_are_seen_by_other_variables_and_overridden_by_them() {
+        let services = [pair("WEB_SERVICE_HOST", "100.65.0.9"), pair("OWN", "service")];
+        let container = json!({"name": "c", "env": [
+            {"name": "URL", "value": "http://$(WEB_SERVICE_HOST)"}, {"name": "OWN", "value": "mine"}]});
+        let got = beside(container, &services).unwrap().variables;
+        let url = pair("URL", "http://100.65.0.9");
+        assert_eq!(got, [services[0].clone(), pair("OWN", "mine"), url]);
     }
 
     #[test]

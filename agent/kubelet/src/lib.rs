@@ -193,16 +193,16 @@ impl Kubelet {
         let capacity = System::new(cgroups.clone(), config.data.clone()).capacity();
         let (facts, facts_receiver) = watch::channel(Arc::new(node::node_facts(capacity, node::addresses())));
         let (recorder, events) = Recorder::new(config.node.clone(), control_plane.clone());
-        let context = Arc::new(Context::new(
+        let context = Context::new(
             &config,
             runtime.clone(),
-            surroundings,
             recorder.clone(),
             facts_receiver,
             registry.clone(),
             cgroups.clone(),
             handle.health.clone(),
-        ));
+        );
+        let context = Arc::new(context.among(surroundings));
         let mut parts = JoinSet::new();
         parts.spawn(events.run(shutdown.clone()));
         parts.spawn(context.statuses.clone().run(control_plane.clone(), shutdown.clone()));

@@ -21,6 +21,10 @@ const WAITING: usize = 256;
 const SAME_EVENT: Duration = Duration::from_secs(600);
 /// Distinct events remembered.
 const REMEMBERED: usize = 512;
+/// Repetitions that are stored as they come; then the count is stored at intervals, so that a probe that fails each
+/// second is no request each second.
+const COUNTED_AT_ONCE: u32 = 10;
+const COUNTED_AGAIN: Duration = Duration::from_secs(30);
 /// Events of one object at once, and the time after which one more is let through (client-go's `defaultSpamBurst`,
 /// `defaultSpamQPS`).
 const BURST: f64 = 25.0;
@@ -126,6 +130,8 @@ struct Known {
     path: String,
     count: u32,
     last: Instant,
+    /// When the stored count was last brought up to date.
+    told: Instant,
 }
 
 /// Sends what the recorders say, one after the other.
@@ -167,6 +173,10 @@ impl Sender {
         if let Some(known) = known {
             known.count += 1;
             known.last = now;
+            if known.count > COUNTED_AT_ONCE && now.duration_since(known.told) < COUNTED_AGAIN {
+                return;
+            }
+            known.told = now;
             let patch = json!({"count": known.count, "lastTimestamp": stamp(event.at)});
             let path = known.path.clone();
             let answer = request(
@@ -204,6 +214,7 @@ impl Sender {
                 path: format!("{collection}/{name}"),
                 count: 1,
                 last: now,
+                told: now,
             },
         );
     }

@@ -1,26 +1,26 @@
 //! From a pod to the sandbox that its containers share.
 
-use std::collections::{BTreeMap, HashMap};
+mod names;
+mod resolver;
+
+use std::collections::HashMap;
 
 use k8s_cri::v1;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, SeccompProfile};
 
-use crate::desired::Desired;
 use crate::directories::Directories;
 use crate::identity::PodIdentity;
+use crate::plan::is_sidecar;
 use crate::resources;
 use crate::runtime::label;
 
+pub(crate) use names::{hosts_file, node_name};
+pub(crate) use resolver::{Resolver, node_resolv_conf, resolver};
+
 /// Above all pods, below it one directory per class.
 pub(crate) const CGROUP_ROOT: &str = "minidc";
-/// Longest host name that the kernel takes.
-const LONGEST_HOSTNAME: usize = 63;
 /// An annotation that `kubectl apply` makes as large as the object itself; no runtime wants it.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-/// Most search domains that glibc takes.
-const MOST_SEARCHES: usize = 32;
-/// Most name servers that glibc takes.
-const MOST_SERVERS: usize = 3;
 
 /// Where a pod's cgroup is below each controller's root.
 pub(crate) fn cgroup_parent(pod: &PodIdentity, spec: &PodSpec) -> String {
@@ -31,33 +31,14 @@ pub(crate) fn cgroup_parent(pod: &PodIdentity, spec: &PodSpec) -> String {
     )
 }
 
-/// The host name that the pod sees.
-pub(crate) fn hostname(pod: &PodIdentity, spec: &PodSpec) -> String {
-    let wanted = spec
-        .hostname_override
-        .as_ref()
-        .or(spec.hostname.as_ref())
-        .filter(|name| !name.is_empty());
-    let mut name = wanted.unwrap_or(&pod.name).clone();
-    if name.len() > LONGEST_HOSTNAME {
-        name.truncate(
-            (0..=LONGEST_HOSTNAME)
-                .rev()
-                .find(|at| name.is_char_boundary(*at))
-                .unwrap_or(0),
-        );
-        name.truncate(name.trim_end_matches(['-', '.']).len());
-    }
-    name
-}
-
-/// What CRI is told of the sandbox. The same configuration accompanies each container of it.
+/// What CRI is told of the sandbox. The same configuration accompanies each container of it, then without `dns_config`,
+/// which is the sandbox's affair.
 pub(crate) fn config(
-    desired: &Desired,
     directories: &Directories,
     pod: &Pod,
     attempt: u32,
-    resolv_conf: &str,
+    hostname: String,
+    dns_config: Option<v1::DnsConfig>,
 ) -> v1::PodSandboxConfig {
     let identity = PodIdentity::of(pod);
     let empty = PodSpec::default();
@@ -77,13 +58,9 @@ pub(crate) fn config(
     annotations.insert(label::GRACE_PERIOD.into(), grace_period(pod).to_string());
 
     v1::PodSandboxConfig {
-        hostname: if host_network {
-            String::new()
-        } else {
-            hostname(&identity, spec)
-        },
+        hostname: if host_network { String::new() } else { hostname },
         log_directory: directories.pod_logs(&identity).display().to_string(),
-        dns_config: Some(dns(desired, &identity, spec, resolv_conf)),
+        dns_config,
         port_mappings: if host_network { Vec::new() } else { port_mappings(spec) },
         labels,
         annotations,
@@ -196,9 +173,9 @@ pub(crate) fn seccomp(profile: Option<&SeccompProfile>) -> v1::SecurityProfile {
 }
 
 fn port_mappings(spec: &PodSpec) -> Vec<v1::PortMapping> {
-    let ports = spec
-        .containers
-        .iter()
+    let sidecars = spec.init_containers.iter().flatten().filter(|init| is_sidecar(init));
+    let ports = sidecars
+        .chain(&spec.containers)
         .flat_map(|container| container.ports.iter().flatten());
     ports
         .filter_map(|port| {
@@ -217,129 +194,12 @@ fn port_mappings(spec: &PodSpec) -> Vec<v1::PortMapping> {
         .collect()
 }
 
-/// The pod's `/etc/resolv.conf`; `resolv_conf` is the node's.
-fn dns(desired: &Desired, pod: &PodIdentity, spec: &PodSpec, resolv_conf: &str) -> v1::DnsConfig {
-    let host_network = spec.host_network == Some(true);
-    let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
-    let cluster = desired.cluster_dns.is_some()
-        && (policy == "ClusterFirstWithHostNet" || policy == "ClusterFirst" && !host_network);
-    let node = parse_resolv_conf(resolv_conf);
-    let mut dns = if policy == "None" {
-        v1::DnsConfig::default()
-    } else if cluster {
-        let domain = &desired.cluster_domain;
-        let mut searches = vec![
-            format!("{}.svc.{domain}", pod.namespace),
-            format!("svc.{domain}"),
-            domain.clone(),
-        ];
-        searches.extend(node.searches);
-        v1::DnsConfig {
-            servers: desired.cluster_dns.iter().map(ToString::to_string).collect(),
-            searches,
-            options: vec!["ndots:5".into()],
-        }
-    } else {
-        node
-    };
-    if let Some(own) = &spec.dns_config {
-        dns.servers.extend(own.nameservers.iter().flatten().cloned());
-        dns.searches.extend(own.searches.iter().flatten().cloned());
-        let mut options: BTreeMap<String, Option<String>> = BTreeMap::new();
-        let given = dns.options.iter().map(|option| match option.split_once(':') {
-            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-            None => (option.clone(), None),
-        });
-        options.extend(given);
-        options.extend(
-            own.options
-                .iter()
-                .flatten()
-                .filter_map(|option| Some((option.name.clone()?, option.value.clone()))),
-        );
-        dns.options = options
-            .into_iter()
-            .map(|(name, value)| value.map_or(name.clone(), |value| format!("{name}:{value}")))
-            .collect();
-    }
-    for list in [&mut dns.servers, &mut dns.searches] {
-        let mut seen = std::collections::BTreeSet::new();
-        list.retain(|entry| seen.insert(entry.clone()));
-    }
-    dns.servers.truncate(MOST_SERVERS);
-    dns.searches.truncate(MOST_SEARCHES);
-    dns
-}
-
-fn parse_resolv_conf(text: &str) -> v1::DnsConfig {
-    let mut dns = v1::DnsConfig::default();
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        match words.next() {
-            Some("nameserver") => dns.servers.extend(words.next().map(str::to_owned)),
-            // The last search line counts.
-            Some("search" | "domain") => {
-                dns.searches = words
-                    .map(|word| word.trim_end_matches('.').to_owned())
-                    .filter(|word| !word.is_empty())
-                    .collect();
-            }
-            Some("options") => dns.options = words.map(str::to_owned).collect(),
-            _ => {}
-        }
-    }
-    dns
-}
-
-/// The text of the pod's `/etc/hosts`.
-pub(crate) fn hosts_file(cluster_domain: &str, pod: &Pod, pod_ips: &[String]) -> String {
-    use std::fmt::Write as _;
-    let identity = PodIdentity::of(pod);
-    let empty = PodSpec::default();
-    let spec = pod.spec.as_ref().unwrap_or(&empty);
-    let mut text = String::from(
-        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
-         fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
-    );
-    let name = hostname(&identity, spec);
-    let domain = spec.subdomain.as_deref().filter(|domain| !domain.is_empty());
-    // Writing to a String cannot fail.
-    for ip in pod_ips {
-        let _ = match domain {
-            Some(domain) => {
-                writeln!(
-                    text,
-                    "{ip}\t{name}.{domain}.{}.svc.{cluster_domain}\t{name}",
-                    identity.namespace
-                )
-            }
-            None => writeln!(text, "{ip}\t{name}"),
-        };
-    }
-    if let Some(aliases) = spec.host_aliases.as_ref().filter(|aliases| !aliases.is_empty()) {
-        text.push_str("\n# Entries added by HostAliases.\n");
-        for alias in aliases {
-            let _ = writeln!(
-                text,
-                "{}\t{}",
-                alias.ip,
-                alias.hostnames.as_deref().unwrap_or_default().join("\t")
-            );
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     fn made(spec: serde_json::Value) -> v1::PodSandboxConfig {
-        let settings = Desired {
-            cluster_dns: "100.65.0.10".parse().ok(),
-            ..Desired::default()
-        };
         let directories = Directories {
             pods: "/data/pods".into(),
             logs: "/var/log/pods".into(),
@@ -347,7 +207,7 @@ mod tests {
         let mut pod = json!({"metadata": {"name": "web-1", "namespace": "shop", "uid": "u1"}});
         pod["spec"] = spec;
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        config(&settings, &directories, &pod, 2, "nameserver 192.168.1.1\nsearch lan\n")
+        config(&directories, &pod, 2, "web-1".into(), None)
     }
 
     #[test]
@@ -360,35 +220,6 @@ mod tests {
         assert_eq!(got.metadata.unwrap().attempt, 2);
         assert_eq!(got.labels[label::POD_UID], "u1");
         assert_eq!(got.annotations[label::GRACE_PERIOD], "30");
-    }
-
-    #[test]
-    fn cluster_first_asks_the_cluster_and_default_the_node() {
-        let dns = made(json!({"containers": []})).dns_config.unwrap();
-        assert_eq!(dns.servers, ["100.65.0.10"]);
-        assert_eq!(
-            dns.searches,
-            ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"]
-        );
-        assert_eq!(dns.options, ["ndots:5"]);
-        for spec in [
-            json!({"containers": [], "dnsPolicy": "Default"}),
-            json!({"containers": [], "hostNetwork": true}),
-        ] {
-            assert_eq!(made(spec).dns_config.unwrap().servers, ["192.168.1.1"]);
-        }
-    }
-
-    #[test]
-    fn own_dns_settings_are_added() {
-        let dns = made(json!({"containers": [], "dnsPolicy": "None", "dnsConfig":
-            {"nameservers": ["9.9.9.9"], "searches": ["x"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}}));
-        let dns = dns.dns_config.unwrap();
-        assert_eq!(
-            (dns.servers, dns.searches),
-            (vec!["9.9.9.9".to_owned()], vec!["x".to_owned()])
-        );
-        assert_eq!(dns.options, ["edns0", "ndots:2"]);
     }
 
     #[test]
@@ -405,15 +236,5 @@ mod tests {
                 .port_mappings
                 .is_empty()
         );
-    }
-
-    #[test]
-    fn long_host_name_is_cut_cleanly() {
-        let pod = PodIdentity {
-            namespace: "a".into(),
-            name: format!("{}-b", "x".repeat(62)),
-            uid: "u".into(),
-        };
-        assert_eq!(hostname(&pod, &PodSpec::default()), "x".repeat(62));
     }
 }

@@ -8,11 +8,12 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use crate::container::{self, Parts, ReadyMount};
 use crate::context::Context;
 use crate::desired::Desired;
-use crate::environment::{Environment, Lookup, NodeFacts, environment};
+use crate::environment::{Environment, Lookup, NodeFacts, environment, services};
 use crate::identity::PodIdentity;
 use crate::plan::Waiting;
 use crate::recorder::Severity;
-use crate::runtime::RuntimeError;
+use crate::runtime::{RuntimeError, Trouble};
+use crate::sandbox::Resolver;
 use crate::volumes::Volumes;
 use crate::{resources, sandbox, volumes};
 
@@ -56,16 +57,26 @@ pub(crate) async fn sandbox(
                 tracing::warn!(directory = %directory.display(), %error, "cannot make a directory of a pod");
             }
         }
-        let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        sandbox::config(&desired, &shared.directories, &wanted, attempt, &resolv_conf)
+        let hostname = sandbox::node_name(&identity, spec, &desired.cluster_domain)?;
+        let Resolver { config, warnings } = sandbox::resolver(&desired, &identity, spec, &sandbox::node_resolv_conf());
+        for (reason, message) in warnings {
+            shared.recorder.pod(&identity, Severity::Warning, reason, message);
+        }
+        Ok(sandbox::config(
+            &shared.directories,
+            &wanted,
+            attempt,
+            hostname,
+            Some(config),
+        ))
     })
     .await;
-    let Ok(config) = config else {
-        return Err(RuntimeError {
-            kind: crate::runtime::Trouble::Other,
-            message: "preparing the sandbox failed".into(),
-        });
-    };
+    let config = config
+        .unwrap_or_else(|_| Err("preparing the sandbox failed".into()))
+        .map_err(|message| RuntimeError {
+            kind: Trouble::Other,
+            message,
+        })?;
     let _permit = context.starts.acquire().await;
     context.runtime.run_sandbox(config).await
 }
@@ -168,13 +179,8 @@ pub(crate) async fn container(
             );
         }
     };
-    let sandbox_config = sandbox::config(
-        around.desired,
-        &context.directories,
-        around.pod,
-        around.sandbox_attempt,
-        "",
-    );
+    let hostname = sandbox::node_name(&identity, spec, &around.desired.cluster_domain).unwrap_or_default();
+    let sandbox_config = sandbox::config(&context.directories, around.pod, around.sandbox_attempt, hostname, None);
     let _permit = tokio::select! {
         permit = context.starts.acquire() => permit,
         () = &mut given_up => return None,
@@ -244,7 +250,8 @@ fn prepare(
     attempt: u32,
 ) -> Result<Prepared, String> {
     let identity = PodIdentity::of(lookup.pod);
-    let environment = environment(lookup, wanted)?;
+    let services = services::variables(&*context.surroundings, lookup.pod);
+    let environment = environment(lookup, wanted, services)?;
     let directories = &context.directories;
     let mut mounts = volumes::container_mounts(directories, lookup.pod, wanted, volumes, &environment)?;
     let termination_message = directories.termination_message(&identity.uid, &wanted.name, attempt);
@@ -265,11 +272,13 @@ fn prepare(
             .spec
             .as_ref()
             .is_some_and(|spec| spec.host_network == Some(true));
-        let text = if host_network {
+        let node_hosts = if host_network {
             std::fs::read_to_string(HOSTS).unwrap_or_default()
         } else {
-            sandbox::hosts_file(&lookup.desired.cluster_domain, lookup.pod, lookup.pod_ips)
+            String::new()
         };
+        let domain = &lookup.desired.cluster_domain;
+        let text = sandbox::hosts_file(domain, lookup.pod, lookup.pod_ips, &node_hosts);
         if std::fs::read_to_string(&hosts).ok().as_ref() != Some(&text) {
             std::fs::write(&hosts, text)?;
             set_mode(&hosts, 0o644)?;

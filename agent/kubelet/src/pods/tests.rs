@@ -46,16 +46,16 @@ impl Rig {
         let cgroups = Cgroups::at(place.path().join("cgroup"));
         let health = watch::channel(crate::health::Health::default()).1;
         let runtime_object: Arc<dyn Runtime> = runtime.clone();
-        let context = Arc::new(Context::new(
+        let context = Context::new(
             &config,
             runtime_object,
-            surroundings,
             recorder,
             facts,
             Registry::default(),
             cgroups,
             health,
-        ));
+        );
+        let context = Arc::new(context.among(surroundings));
         tokio::spawn(context.statuses.clone().run(control_plane.clone(), shutdown.clone()));
         let desired = watch::Sender::new(Arc::new(Desired {
             synced: true,

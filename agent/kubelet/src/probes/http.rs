@@ -221,9 +221,11 @@ async fn exchange(
     }
     headers.insert(CONNECTION, HeaderValue::from_static("close"));
 
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(words)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| words(&error))?;
     let asking = async move {
-        let answer = sender.send_request(message).await.map_err(words)?;
+        let answer = sender.send_request(message).await.map_err(|error| words(&error))?;
         let status = answer.status();
         let location = answer.headers().get(LOCATION).filter(|_| is_followed(status));
         let location = location
@@ -262,8 +264,8 @@ fn is_followed(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-fn words(error: hyper::Error) -> String {
-    let mut cause = std::error::Error::source(&error);
+fn words(error: &hyper::Error) -> String {
+    let mut cause = std::error::Error::source(error);
     while let Some(source) = cause {
         if let Some(error) = source.downcast_ref::<std::io::Error>() {
             return match error.kind() {
