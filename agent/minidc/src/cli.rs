@@ -266,7 +266,7 @@ pub(crate) enum RackCommand {
     /// Put a machine with nothing of minidc on the rack's network, as a laptop would be; exec, plug and unplug know it
     Guest {
         /// Its host name, such as laptop
-        name: String,
+        guest: String,
         /// Options of every rack command
         #[command(flatten)]
         rack: RackArgs,

@@ -76,15 +76,15 @@ pub(crate) async fn run(command: RackCommand) -> anyhow::Result<ExitCode> {
             let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
             return Ok(ExitCode::from(code));
         }
-        RackCommand::Guest { name, rack } => {
+        RackCommand::Guest { guest, rack } => {
             let mut rack = Rack::open(&rack.name)?;
-            let guest = name.clone();
+            let name = guest.clone();
             let address = spawn_blocking(move || {
-                let index = rack.add_guest(&guest, &Lines::new(std::io::stdout()))?;
+                let index = rack.add_guest(&name, &Lines::new(std::io::stdout()))?;
                 Ok::<_, minidc_rack::Error>(rack.node_address(index))
             })
             .await??;
-            println!("{name} is on the rack's network with the address {address}");
+            println!("{guest} is on the rack's network with the address {address}");
         }
         RackCommand::DemoImage { file, reference } => {
             spawn_blocking(move || write_demo_image(&file, &reference)).await??;
