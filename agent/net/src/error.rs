@@ -17,11 +17,14 @@ pub enum Error {
         #[source]
         source: Box<rtnetlink::Error>,
     },
-    /// nft refused the rules, or could not be run.
-    #[error("apply nftables rules: {detail}")]
-    Rules {
-        /// What nft says.
-        detail: String,
+    /// The packet filter, or the table of tracked connections, refused a request.
+    #[error("{attempt}")]
+    Netfilter {
+        /// What was tried, with its object.
+        attempt: String,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
     },
     /// A CNI plugin failed, or its configuration cannot be read.
     #[error("{attempt}: {detail}")]

@@ -8,7 +8,7 @@
 //! it is told ([`Peers`]) and says how it went ([`NetworkState`]). A route is taken away only when the list of peers is
 //! known to be whole ([`Peers::synced`]): absence is never an order.
 //!
-//! [`routes::plan`] is pure; `netlink.rs`, `masquerade.rs` and `conflist.rs` apply.
+//! [`routes::plan`] is pure; `netlink.rs` and `conflist.rs` apply.
 //!
 //! # Current limitations
 //! - IPv4 only.
@@ -24,10 +24,10 @@ mod conflist;
 pub mod dns;
 mod error;
 pub mod facts;
-mod masquerade;
 mod mtu;
 mod netlink;
 mod network;
+mod nfnetlink;
 mod peers;
 mod range;
 pub mod routes;

@@ -14,7 +14,7 @@ use tokio::{process::Command, sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Error, NetworkState, Peers, Problem, Range, Reason, conflist, masquerade, mtu,
+    Error, NetworkState, Peers, Problem, Range, Reason, conflist, mtu,
     netlink::Netlink,
     routes::{self, Ranges},
 };
@@ -46,8 +46,6 @@ pub struct Config {
 pub struct Network {
     config: Config,
     state: watch::Sender<NetworkState>,
-    /// Rules that nft took last.
-    rules: Option<String>,
     /// The tunnel was needed since the agent started.
     tunnelled: bool,
     /// The kernel was asked to show bridged packets to the rules.
@@ -63,7 +61,6 @@ impl Network {
         Self {
             config,
             state: watch::Sender::default(),
-            rules: None,
             tunnelled: false,
             asked_bridge: false,
             retry: None,
@@ -136,9 +133,7 @@ impl Network {
         let pod_mtu = mtu::of_pods(desired.uplink_mtu, self.tunnelled, peers.synced, present);
         desired.pod_mtu = Some(pod_mtu);
         let mut own_ready = desired.own.is_some();
-        if let Some(own) = desired.own
-            && let Err(error) = self.prepare(own).await
-        {
+        if own_ready && let Err(error) = self.prepare().await {
             own_ready = false;
             failures.push(error);
         }
@@ -178,16 +173,11 @@ impl Network {
         }
     }
 
-    /// Makes this node able to pass packets on, and its pods able to leave it.
-    async fn prepare(&mut self, own: Range) -> Result<(), Error> {
+    /// Makes this node able to pass packets on.
+    async fn prepare(&mut self) -> Result<(), Error> {
         switch_on(Path::new("/proc/sys/net/ipv4/ip_forward"))?;
         if !std::mem::replace(&mut self.asked_bridge, true) {
             show_bridged_packets().await;
-        }
-        let rules = masquerade::rules(own, self.config.pod_range);
-        if self.rules.as_ref() != Some(&rules) {
-            masquerade::apply(&rules).await?;
-            self.rules = Some(rules);
         }
         Ok(())
     }

@@ -1,11 +1,47 @@
 //! Services: which packets go to which pod, as elements of one nftables table.
+//!
+//! Facts come in, transactions go out: [`known`] remembers what was told and what changed by it, [`view`] says what a
+//! Service looks like to packets, [`plan`] finds the elements that differ from what the kernel was told, [`rules`] knows
+//! the table, [`kernel`] speaks to it. A change costs by what it changes, however many Services there are. Facts that come
+//! while the kernel works are put into one transaction after it.
+//!
+//! Until everything was told, rules of an earlier run stay as they are; then they are replaced in one transaction. If
+//! somebody takes our table away or changes it, it is written anew.
 
-use std::net::Ipv4Addr;
+use std::{collections::HashMap, io, net::Ipv4Addr, time::Duration};
 
-use tokio::sync::{mpsc::UnboundedReceiver, watch};
+use tokio::{
+    sync::{mpsc::UnboundedReceiver, watch},
+    task::spawn_blocking,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Range, facts::Fact};
+use crate::{Error, Range, facts::Fact, nfnetlink::socket::News};
+
+mod kernel;
+mod known;
+mod plan;
+mod rules;
+mod view;
+
+use kernel::{Kernel, Table, Work};
+use known::Known;
+use plan::{Ledger, Position};
+use rules::{Frame, TABLE};
+use view::Surroundings;
+
+/// First wait after a refused change, or before a table that somebody changed is written anew; doubled up to
+/// [`RETRY_LONGEST`].
+const RETRY: Duration = Duration::from_millis(200);
+const RETRY_LONGEST: Duration = Duration::from_secs(30);
+/// Changes further apart than this are not a quarrel with another program.
+const PEACE: Duration = Duration::from_secs(60);
+/// A node that was restarted learns its pod range within moments; so long an earlier run's rules are left, since the new
+/// ones would have no way out of the cluster.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Transactions of more changes than this are made without listening: their own news would not fit.
+const QUIET: usize = 2_000;
 
 /// What the service proxy is told once.
 #[derive(Clone, Debug)]
@@ -63,16 +99,319 @@ impl Proxy {
     ///
     /// # Errors
     /// When the kernel cannot be spoken to at all. Refused changes are in [`ProxyState::problem`] and tried again.
-    pub async fn run(self, mut facts: UnboundedReceiver<Fact>, shutdown: CancellationToken) -> Result<(), Error> {
-        tracing::debug!(node = %self.config.node, "services are not served yet");
+    pub async fn run(self, facts: UnboundedReceiver<Fact>, shutdown: CancellationToken) -> Result<(), Error> {
+        let mut kernel = Kernel::open()?;
+        let rules = match kernel.table()? {
+            Some(_) => Rules::Earlier,
+            None => Rules::Missing,
+        };
+        Running {
+            config: self.config,
+            state: self.state,
+            kernel: Some(kernel),
+            news: None,
+            known: Known::default(),
+            ledger: Ledger::default(),
+            frame: None,
+            rules,
+            since: Instant::now(),
+            problem: None,
+            retry: None,
+            wait: RETRY,
+            last_trouble: None,
+        }
+        .run(facts, shutdown)
+        .await
+    }
+}
+
+/// What is in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rules {
+    /// No table.
+    Missing,
+    /// One of an earlier run.
+    Earlier,
+    /// What the ledger says.
+    Ours,
+    /// One that we wrote, and that is no longer what the ledger says, or may not be.
+    Broken,
+}
+
+struct Running {
+    config: Config,
+    state: watch::Sender<ProxyState>,
+    /// Away while it works.
+    kernel: Option<Kernel>,
+    news: Option<News>,
+    known: Known,
+    ledger: Ledger,
+    /// What the fixed rules were written for.
+    frame: Option<Frame>,
+    rules: Rules,
+    since: Instant,
+    problem: Option<String>,
+    retry: Option<Instant>,
+    /// Wait before the next retry.
+    wait: Duration,
+    last_trouble: Option<Instant>,
+}
+
+impl Running {
+    async fn run(mut self, mut facts: UnboundedReceiver<Fact>, shutdown: CancellationToken) -> Result<(), Error> {
+        let mut telling = true;
+        let mut own = self.config.own.clone();
+        let mut owning = true;
+        self.listen();
         loop {
+            self.pass().await?;
+            let retry = self.retry;
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
-                fact = facts.recv() => if fact.is_none() {
-                    shutdown.cancelled().await;
-                    return Ok(());
+                fact = facts.recv(), if telling => match fact {
+                    Some(fact) => {
+                        self.known.learn(fact);
+                        while let Ok(fact) = facts.try_recv() {
+                            self.known.learn(fact);
+                        }
+                    }
+                    None => telling = false,
                 },
+                changed = own.changed(), if owning => owning = changed.is_ok(),
+                heard = hear(self.news.as_ref(), self.kernel.as_ref().map_or(0, Kernel::port)) => self.heard(heard).await?,
+                () = until(retry) => self.retry = None,
             }
         }
     }
+
+    fn frame(&self) -> Frame {
+        Frame {
+            pods: self.config.pod_range,
+            services: self.config.service_range,
+            own: *self.config.own.borrow(),
+            dns: self.config.dns,
+            bridged: kernel::bridged(),
+        }
+    }
+
+    /// Brings the kernel up to date, if it is time for that.
+    async fn pass(&mut self) -> Result<(), Error> {
+        if self.retry.is_some() {
+            return Ok(());
+        }
+        let frame = self.frame();
+        if self.rules == Rules::Earlier {
+            let patient_until = self.since + PATIENCE;
+            if !self.known.synced() {
+                return Ok(());
+            }
+            if frame.own.is_none() && Instant::now() < patient_until {
+                self.retry = Some(patient_until);
+                return Ok(());
+            }
+        }
+        let whole = self.rules != Rules::Ours || self.frame != Some(frame);
+        if whole {
+            self.ledger = Ledger::default();
+            self.known.touch_all();
+        }
+        let position = Position {
+            surroundings: Surroundings {
+                pods: frame.pods,
+                services: frame.services,
+            },
+            node: &self.config.node,
+            own: frame.own,
+        };
+        let transaction = self.ledger.advance(&mut self.known, position);
+        let synced_now = self.known.synced() && !self.state.borrow().ready;
+        if whole || !transaction.is_empty() || !transaction.flows.is_empty() || !transaction.sticky.is_empty() {
+            let numbers = transaction
+                .changes
+                .iter()
+                .filter_map(|change| change.choice())
+                .map(|choice| (choice, self.ledger.number(Some(choice))))
+                .collect::<HashMap<_, _>>();
+            let work = Work {
+                frame,
+                replace: whole.then(|| self.ledger.sticky()),
+                transaction,
+                numbers,
+            };
+            self.apply(work).await?;
+        } else if synced_now {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    async fn apply(&mut self, work: Work) -> Result<(), Error> {
+        let quiet = work.replace.is_some() || work.transaction.changes.len() > QUIET;
+        if quiet {
+            self.news = None;
+        }
+        let frame = work.frame;
+        let flows = if work.replace.is_some() {
+            self.ledger.flows()
+        } else {
+            work.transaction.flows.clone()
+        };
+        let began = std::time::Instant::now();
+        let whole = work.replace.is_some();
+        let changes = work.transaction.changes.len();
+        let result = self
+            .with_kernel(move |kernel| {
+                kernel.apply(&work)?;
+                Ok(kernel.clean(&flows, &work.transaction.sticky))
+            })
+            .await?;
+        match result {
+            Ok(cleaned) => {
+                tracing::debug!(whole, changes, took = ?began.elapsed(), "service rules");
+                self.rules = Rules::Ours;
+                self.frame = Some(frame);
+                self.problem = cleaned.as_ref().err().map(with_source);
+                if let Err(error) = &cleaned {
+                    tracing::warn!(error = error as &dyn std::error::Error, "after a change of Services");
+                }
+                if self.last_trouble.is_some_and(|at| at.elapsed() > PEACE) {
+                    self.wait = RETRY;
+                }
+                if quiet {
+                    self.listen();
+                    self.verify().await?;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "service rules");
+                self.problem = Some(with_source(&error));
+                self.rules = match self.rules {
+                    // Nothing of it was applied.
+                    Rules::Earlier | Rules::Missing => self.rules,
+                    Rules::Ours | Rules::Broken => Rules::Broken,
+                };
+                self.trouble();
+            }
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// Something went wrong, or somebody interfered: tries again, later each time.
+    fn trouble(&mut self) {
+        let now = Instant::now();
+        if self.last_trouble.is_some_and(|at| now - at > PEACE) {
+            self.wait = RETRY;
+        }
+        self.last_trouble = Some(now);
+        self.retry = Some(now + self.wait);
+        self.wait = (self.wait * 2).min(RETRY_LONGEST);
+    }
+
+    /// Listens for changes that others make.
+    fn listen(&mut self) {
+        match News::open() {
+            Ok(news) => self.news = Some(news),
+            Err(error) => {
+                self.news = None;
+                tracing::warn!(%error, "cannot hear when service rules are changed by others");
+            }
+        }
+    }
+
+    /// Looks whether the table is as we wrote it, after not having listened.
+    async fn verify(&mut self) -> Result<(), Error> {
+        let expected = u32::try_from(rules::OBJECTS + self.ledger.choices()).unwrap_or(u32::MAX);
+        let found = self.with_kernel(Kernel::table).await?;
+        match found {
+            Ok(Some(Table { objects })) if objects == expected => {}
+            Ok(found) => {
+                tracing::warn!(?found, expected, "the table ip minidc was changed meanwhile");
+                self.rules = Rules::Broken;
+                self.trouble();
+            }
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "service rules"),
+        }
+        Ok(())
+    }
+
+    async fn heard(&mut self, heard: io::Result<()>) -> Result<(), Error> {
+        if let Err(error) = heard {
+            tracing::warn!(%error, "listen for changes of service rules");
+            self.listen();
+        }
+        match self.rules {
+            Rules::Ours => {
+                tracing::warn!("somebody changed the table ip minidc; it is written anew");
+                self.rules = Rules::Broken;
+                self.trouble();
+                self.publish();
+            }
+            Rules::Earlier => {
+                if matches!(self.with_kernel(Kernel::table).await?, Ok(None)) {
+                    self.rules = Rules::Missing;
+                }
+            }
+            Rules::Missing | Rules::Broken => {}
+        }
+        Ok(())
+    }
+
+    /// Runs something that blocks.
+    async fn with_kernel<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Kernel) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut kernel = match self.kernel.take() {
+            Some(kernel) => kernel,
+            None => Kernel::open()?,
+        };
+        let result = spawn_blocking(move || {
+            let result = work(&mut kernel);
+            (kernel, result)
+        })
+        .await;
+        let (kernel, result) = result.map_err(|error| Error::Netfilter {
+            attempt: "work on service rules".to_owned(),
+            source: io::Error::other(error),
+        })?;
+        self.kernel = Some(kernel);
+        Ok(result)
+    }
+
+    fn publish(&self) {
+        let state = ProxyState {
+            ready: self.known.synced() && self.rules == Rules::Ours,
+            services: self.ledger.services(),
+            endpoints: self.ledger.endpoints(),
+            problem: self.problem.clone(),
+        };
+        self.state.send_if_modified(|present| {
+            let changed = *present != state;
+            if changed {
+                *present = state;
+            }
+            changed
+        });
+    }
+}
+
+/// Waits for a change that somebody else made.
+async fn hear(news: Option<&News>, own: u32) -> io::Result<()> {
+    match news {
+        Some(news) => news.foreign_change(TABLE, own).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The error and what caused it, in one line.
+fn with_source(error: &Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
