@@ -77,12 +77,14 @@ impl Directory {
     }
 
     /// The Service of type LoadBalancer that has the name `label` on the LAN and is announced by this node.
-    pub(crate) fn named(&self, label: &str) -> Option<Arc<Key>> {
+    pub(crate) fn named(&self, label: &str) -> Option<(Arc<Key>, Arc<Service>)> {
         let known = self.lock();
         let mut owners = known.services.iter().filter(|(_, service)| {
             service.local_name.as_deref() == Some(label) && service.announced_by.as_deref() == Some(&self.node)
         });
-        owners.next().map(|(key, _)| Arc::clone(key))
+        owners
+            .next()
+            .map(|(key, service)| (Arc::clone(key), Arc::clone(service)))
     }
 
     /// Follows the feed until `shutdown`.

@@ -41,13 +41,14 @@ pub(crate) async fn run(
                     } => tracing::warn!("{message}"),
                     Saying { ref message, .. } => tracing::info!("{message}"),
                 }
-                let Some(service) = directory.named(label) else {
+                let Some((key, service)) = directory.named(label) else {
                     continue;
                 };
                 let about = About {
                     kind: "Service",
-                    namespace: &service.namespace,
-                    name: &service.name,
+                    namespace: &key.namespace,
+                    name: &key.name,
+                    uid: service.uid.as_deref(),
                 };
                 reports
                     .write(&about, saying.warning, saying.reason, &saying.message)

@@ -17,6 +17,8 @@ pub(crate) struct About<'a> {
     pub(crate) namespace: &'a str,
     /// Its name.
     pub(crate) name: &'a str,
+    /// Its uid: `kubectl describe` finds events by it.
+    pub(crate) uid: Option<&'a str>,
 }
 
 /// Writes events as this node.
@@ -45,7 +47,8 @@ impl Reports {
         let event = json!({
             "apiVersion": "v1", "kind": "Event",
             "metadata": {"name": format!("{}.{hash:016x}", about.name), "namespace": namespace},
-            "involvedObject": {"apiVersion": "v1", "kind": about.kind, "namespace": namespace, "name": about.name},
+            "involvedObject": {"apiVersion": "v1", "kind": about.kind, "namespace": namespace, "name": about.name,
+                "uid": about.uid},
             "type": if warning { "Warning" } else { "Normal" }, "reason": reason, "message": message,
             "source": {"component": "minidc", "host": self.node}, "reportingComponent": "minidc",
             "reportingInstance": self.node, "firstTimestamp": now, "lastTimestamp": now, "count": 1,

@@ -75,6 +75,8 @@ pub struct Service {
     pub external_local: bool,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `metadata.uid`, kept only of Services with a name on the LAN: events about that name are found by it.
+    pub uid: Option<Box<str>>,
     /// Name on the LAN without `.local` (annotation [`LOCAL_NAME`]).
     pub local_name: Option<Box<str>>,
     /// Node that announces that name (annotation [`ANNOUNCED_BY`]).

@@ -20,6 +20,8 @@ pub struct Unreadable {
 #[derive(Default, Deserialize)]
 struct Metadata {
     #[serde(default)]
+    uid: Option<String>,
+    #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
@@ -159,6 +161,7 @@ impl Service {
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
             publish_not_ready: spec.publish_not_ready_addresses,
+            uid: annotation(LOCAL_NAME).and(metadata.uid.as_deref()).map(Into::into),
             local_name: annotation(LOCAL_NAME),
             announced_by: annotation(ANNOUNCED_BY),
         })
