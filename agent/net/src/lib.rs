@@ -27,7 +27,6 @@ pub mod facts;
 mod mtu;
 mod netlink;
 mod network;
-mod nfnetlink;
 mod peers;
 mod range;
 pub mod routes;

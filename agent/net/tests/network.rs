@@ -45,8 +45,8 @@ const RACK_TESTS: [(&str, RackTest); 4] = [
 
 const TESTS: [(&str, Test); 6] = [
     (
-        "node_gets_routes_a_cni_configuration_and_a_way_out",
-        node_gets_routes_a_cni_configuration_and_a_way_out,
+        "node_gets_routes_and_a_cni_configuration",
+        node_gets_routes_and_a_cni_configuration,
     ),
     (
         "routes_follow_the_cluster_and_others_are_left_alone",
@@ -227,7 +227,7 @@ const PEERS: [(&str, &str, &str); 2] = [
 ];
 const OWN: Option<&str> = Some("100.64.0.0/24");
 
-fn node_gets_routes_a_cni_configuration_and_a_way_out(node: &mut Node) -> Result<()> {
+fn node_gets_routes_and_a_cni_configuration(node: &mut Node) -> Result<()> {
     ensure!(!node.state.borrow().ready);
     node.tell(true, OWN, &PEERS)?;
     wait_for("the node to be ready", || Ok(node.state.borrow().ready))?;
@@ -235,17 +235,11 @@ fn node_gets_routes_a_cni_configuration_and_a_way_out(node: &mut Node) -> Result
     ensure!(routes()? == ROUTES, "{:?}", routes());
     ensure!(fs::read_to_string(&node.conflist)?.contains("100.64.0.0/24"));
     ensure!(fs::read_to_string("/proc/sys/net/ipv4/ip_forward")?.trim() == "1");
-    let rules = run("nft", &["list", "table", "ip", "minidc"])?;
-    ensure!(
-        rules.contains("ip saddr 100.64.0.0/24") && rules.contains("masquerade"),
-        "{rules}"
-    );
-    ensure!(rules.contains("ip daddr != 100.64.0.0/16"), "{rules}");
     // Pods go on without the agent.
     node.shutdown.cancel();
     node.runtime.block_on(&mut node.task)??;
     ensure!(routes()? == ROUTES && node.conflist.exists());
-    run("nft", &["list", "table", "ip", "minidc"]).map(drop)
+    Ok(())
 }
 
 fn node_reaches_services_and_dns_without_a_default_route(node: &mut Node) -> Result<()> {

@@ -274,13 +274,8 @@ type Probe = BoxFuture<'static, Finding>;
 fn probes(config: &Config, network: &NetworkState, task: &Task) -> Vec<Probe> {
     let dns = SocketAddr::from((config.dns, 53));
     let kubernetes = format!("kubernetes.default.svc.{}", config.domain);
-    let mut probes: Vec<Probe> = vec![
-        async move {
-            let outcome = probe::name(dns, &kubernetes, None).await;
-            finding("", Check::Dns, outcome, "")
-        }
-        .boxed(),
-    ];
+    let asked = format!(" (asked {} on this node)", config.dns);
+    let mut probes = vec![dns_probe(String::new(), dns, kubernetes, None, asked.clone())];
     for (place, node) in task.nodes.iter().enumerate() {
         let target = task.targets.get(node).cloned().unwrap_or_default();
         let name = format!("{}.{NAMESPACE}.svc.{}", service_name(&task.id, place), config.domain);
@@ -293,7 +288,10 @@ fn probes(config: &Config, network: &NetworkState, task: &Task) -> Vec<Probe> {
         if *node != config.node {
             probes.extend(pod_probes(node, &target, &path));
         }
-        probes.extend(service_probes(node, &target, dns, name));
+        probes.extend(service_probes(node, &target));
+        if target.service.is_some() {
+            probes.push(dns_probe(node.clone(), dns, name, target.service, asked.clone()));
+        }
     }
     probes
 }
@@ -313,22 +311,25 @@ fn pod_probes(node: &str, target: &Target, path: &str) -> Vec<Probe> {
     ]
 }
 
-fn service_probes(node: &str, target: &Target, dns: SocketAddr, name: String) -> Vec<Probe> {
+fn service_probes(node: &str, target: &Target) -> Vec<Probe> {
     let Some(service) = target.service else {
         return vec![absent(node, Check::Service, "there is no Service in front of it")];
     };
     let address = SocketAddr::from((service, PORT));
     let node = Arc::<str>::from(node);
-    let (of_udp, of_dns) = (Arc::clone(&node), Arc::clone(&node));
+    let of_udp = Arc::clone(&node);
     vec![
         async move { finding(&node, Check::Service, probe::tcp(address, &node).await, "") }.boxed(),
         async move { finding(&of_udp, Check::ServiceUdp, probe::udp(address, &of_udp).await, "") }.boxed(),
-        async move {
-            let outcome = probe::name(dns, &name, Some(service)).await;
-            finding(&of_dns, Check::Dns, outcome, "")
-        }
-        .boxed(),
     ]
+}
+
+fn dns_probe(to: String, server: SocketAddr, name: String, expected: Option<IpAddr>, asked: String) -> Probe {
+    async move {
+        let outcome = probe::name(server, &name, expected).await;
+        finding(&to, Check::Dns, outcome, &asked)
+    }
+    .boxed()
 }
 
 fn absent(node: &str, check: Check, reason: &'static str) -> Probe {

@@ -331,7 +331,9 @@ pub(crate) fn tunnel_is_given_up_when_the_nodes_meet_on_one_link() -> Result<()>
     ip_in("pi-1", "link del eth1")?;
     one.tell(ONE.2, TWO)?;
     two.tell(TWO.2, ONE)?;
-    ip_in("pi-1", &format!("link del {}", vxlan::DEVICE))?;
+    wait_for("the tunnel to come back", || {
+        Ok(ip_in("pi-1", &format!("link del {}", vxlan::DEVICE)).is_ok())
+    })?;
     wait_for("the tunnel", || {
         let known = ip_in("pi-1", &format!("neighbour show dev {}", vxlan::DEVICE)).unwrap_or_default();
         Ok(known.contains("100.64.1.0") && routes("pi-1")?.contains("via 100.64.1.0"))
