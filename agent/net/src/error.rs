@@ -17,6 +17,15 @@ pub enum Error {
         #[source]
         source: Box<rtnetlink::Error>,
     },
+    /// The packet filter, or the table of tracked connections, refused a request.
+    #[error("{attempt}")]
+    Netfilter {
+        /// What was tried, with its object.
+        attempt: String,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
     /// A CNI plugin failed, or its configuration cannot be read.
     #[error("{attempt}: {detail}")]
     Cni {

@@ -27,6 +27,7 @@ pub mod facts;
 mod mtu;
 mod netlink;
 mod network;
+mod nfnetlink;
 mod peers;
 mod range;
 pub mod routes;
