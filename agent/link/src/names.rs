@@ -50,7 +50,7 @@ pub enum NameState {
     Announced,
     /// Another machine on the network has it; asked for again within a minute.
     Collision {
-        /// Where the name leads to instead, as soon as that is known.
+        /// Where the name leads to instead; `None` when nobody could tell, which may be known later.
         with: Option<IpAddr>,
     },
     /// It cannot be announced, mostly since there is no Avahi; tried again.

@@ -43,7 +43,17 @@ fn guest<'a>(rack: &Rack, name: &'a str) -> Result<&'a str> {
 }
 
 fn curl(rack: &Rack, machine: &str, url: &str) -> Result<String> {
-    let words = ["curl", "-ksS", "--noproxy", "*", "--max-time", "10", url];
+    let words = [
+        "curl",
+        "-ksS",
+        "--noproxy",
+        "*",
+        "--connect-timeout",
+        "1",
+        "--max-time",
+        "10",
+        url,
+    ];
     Ok(rack.in_node(machine, &words)?.trim().to_owned())
 }
 

@@ -64,8 +64,18 @@ struct Name {
     state: NameState,
     /// Refusals in a row.
     refusals: u32,
-    /// Nobody has been asked yet who has it instead.
-    look_up: bool,
+    /// Somebody else had it when it was asked for last.
+    taken: bool,
+    /// Who that is.
+    question: Question,
+}
+
+/// Who has a taken name? The collision is told with the answer, so that it is told once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    None,
+    ToBeAsked,
+    Asked,
 }
 
 /// All names of one run of Avahi.
@@ -152,24 +162,27 @@ impl Book {
         }
     }
 
-    /// Names of which nobody was asked yet who has them instead; each is told once per collision.
+    /// Taken names of which nobody was asked yet who has them; each must be answered with [`Book::found`].
     pub(super) fn collisions_to_look_up(&mut self) -> Vec<String> {
-        let asked = self.names.iter_mut().filter(|(_, name)| name.look_up);
-        asked
-            .map(|(label, name)| {
-                name.look_up = false;
-                label.clone()
-            })
-            .collect()
+        let due = self
+            .names
+            .iter_mut()
+            .filter(|(_, name)| name.question == Question::ToBeAsked);
+        due.map(|(label, name)| {
+            name.question = Question::Asked;
+            label.clone()
+        })
+        .collect()
     }
 
-    /// Who has a name instead.
+    /// Who has a name instead, if that can be said.
     pub(super) fn found(&mut self, label: &str, address: Option<IpAddr>) {
-        if let Some(name) = self.names.get_mut(label)
-            && let NameState::Collision { with } = &mut name.state
-            && address.is_some()
-        {
-            *with = address;
+        let Some(name) = self.names.get_mut(label) else {
+            return;
+        };
+        name.question = Question::None;
+        if name.taken {
+            name.tell(label, NameState::Collision { with: address });
         }
     }
 
@@ -190,7 +203,8 @@ impl Name {
             phase: Phase::Claiming,
             state: NameState::Claiming,
             refusals: 0,
-            look_up: false,
+            taken: false,
+            question: Question::None,
         }
     }
 
@@ -213,28 +227,35 @@ impl Name {
         {
             self.refusals = 0;
         }
-        let state = match outcome {
-            Outcome::Announced => {
-                self.phase = Phase::Announced { since: now };
-                NameState::Announced
-            }
-            Outcome::Collision | Outcome::Failed(_) => {
-                let wait = FIRST.saturating_mul(1 << self.refusals.min(5)).min(LONGEST);
-                self.refusals += 1;
-                self.phase = Phase::Refused { due: now + wait };
-                match (outcome, &self.state) {
-                    (Outcome::Failed(reason), _) => NameState::Unavailable { reason },
-                    (_, NameState::Collision { with }) => NameState::Collision { with: *with },
-                    _ => NameState::Collision { with: None },
-                }
-            }
-        };
-        self.look_up = state == NameState::Collision { with: None };
+        self.taken = outcome == Outcome::Collision;
+        if outcome == Outcome::Announced {
+            self.phase = Phase::Announced { since: now };
+            self.tell(label, NameState::Announced);
+            return;
+        }
+        let wait = FIRST.saturating_mul(1 << self.refusals.min(5)).min(LONGEST);
+        self.refusals += 1;
+        self.phase = Phase::Refused { due: now + wait };
+        if let Outcome::Failed(reason) = outcome {
+            self.tell(label, NameState::Unavailable { reason });
+            return;
+        }
+        if matches!(self.state, NameState::Announced | NameState::Unavailable { .. }) {
+            self.state = NameState::Claiming;
+        }
+        let known = matches!(self.state, NameState::Collision { with: Some(_) });
+        if !known && self.question == Question::None {
+            self.question = Question::ToBeAsked;
+        }
+    }
+
+    /// Changes what is told, and says so in the log if it is another kind of news.
+    fn tell(&mut self, label: &str, state: NameState) {
         if std::mem::discriminant(&self.state) != std::mem::discriminant(&state) {
             let address = self.address;
             match &state {
                 NameState::Announced => tracing::info!(%address, "announced {label}.local on the network"),
-                NameState::Collision { .. } => tracing::warn!(%address, "somebody else has the name {label}.local"),
+                NameState::Collision { with } => tracing::warn!(?with, "somebody else has the name {label}.local"),
                 NameState::Unavailable { reason } => tracing::warn!(reason, "Avahi does not announce {label}.local"),
                 NameState::Claiming => {}
             }
@@ -332,11 +353,16 @@ mod tests {
         for number in 1..=8 {
             assert_eq!(book.plan(&names, now), [announce("web", HERE, last.as_ref())]);
             book.claimed("web", HERE, group(number));
+            if number > 1 {
+                assert_eq!(
+                    book.states()["web"],
+                    NameState::Collision { with: None },
+                    "a retry is no news"
+                );
+            }
             book.outcome(&group(number), Outcome::Collision, now);
-            assert!(
-                matches!(book.states()["web"], NameState::Collision { .. }),
-                "a retry is no news"
-            );
+            assert_eq!(book.collisions_to_look_up(), ["web"], "nobody could tell before");
+            book.found("web", None);
             assert_eq!(book.plan(&names, now), []);
             let due = book.next_due().unwrap();
             waits.push((due - now).as_secs());
@@ -381,12 +407,18 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_taken_name_is_asked_once_and_told() {
+    fn a_collision_is_told_with_the_one_who_has_the_name() {
         let now = Instant::now();
         let mut book = announced(now);
         book.outcome(&group(1), Outcome::Collision, now);
-        assert_eq!(book.states()["web"], NameState::Collision { with: None });
+        assert_eq!(book.states()["web"], NameState::Claiming);
         assert_eq!(book.collisions_to_look_up(), ["web"]);
+        assert!(book.collisions_to_look_up().is_empty());
+        // the answer takes its time, and meanwhile the next attempt fails, too
+        let due = book.next_due().unwrap();
+        book.plan(&wanted(&[("web", HERE)]), due);
+        book.claimed("web", HERE, group(2));
+        book.outcome(&group(2), Outcome::Collision, due);
         assert!(book.collisions_to_look_up().is_empty());
         book.found("web", Some(THERE.into()));
         let taken = NameState::Collision {
@@ -395,11 +427,11 @@ mod tests {
         assert_eq!(book.states()["web"], taken);
         let due = book.next_due().unwrap();
         book.plan(&wanted(&[("web", HERE)]), due);
-        book.claimed("web", HERE, group(2));
-        book.outcome(&group(2), Outcome::Collision, due);
+        book.claimed("web", HERE, group(3));
+        book.outcome(&group(3), Outcome::Collision, due);
         assert_eq!(book.states()["web"], taken);
         assert!(book.collisions_to_look_up().is_empty());
-        book.outcome(&group(2), Outcome::Announced, due);
+        book.outcome(&group(3), Outcome::Announced, due);
         book.found("web", Some(THERE.into()));
         assert_eq!(
             book.states()["web"],
