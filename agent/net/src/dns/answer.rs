@@ -3,11 +3,7 @@
 //! No waiting here. Where somebody outside has to be asked first, that is the outcome; asked and told, the same is done
 //! again from the start, which costs a microsecond.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use super::{
     cluster::{Cluster, Step, TTL},
@@ -15,7 +11,7 @@ use super::{
     message::{Class, Flags, Kind, Question, Rcode},
     name::Name,
     query::Query,
-    reply::Reply,
+    reply::{Delegation, Reply},
     reverse::{self, Reverse},
     special,
     zones::Zones,
@@ -70,12 +66,20 @@ pub(super) enum Look {
 }
 
 /// How answering went.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Outcome {
     /// The answer is written.
     Answered(Rcode),
     /// Nothing is written: this has to be asked outside first.
-    Ask(Question),
+    Ask(Ask),
+}
+
+/// Something to be asked outside.
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    pub(super) question: Question,
+    /// Not the node's resolvers know, but the servers of a zone below a user zone.
+    pub(super) below: Option<Box<Delegation>>,
 }
 
 /// What there is to say of one name, which may be an alias.
@@ -89,7 +93,7 @@ enum Verdict {
     /// Nobody may be asked.
     Forbidden,
     /// It has to be asked outside.
-    Ask(Question),
+    Ask(Ask),
 }
 
 /// Answers one query.
@@ -118,9 +122,9 @@ impl<O: Outside> Answerer<'_, O> {
         } else {
             match self.chase(query, client, &mut draft) {
                 Ok(answered) => answered,
-                Err(question) => {
+                Err(ask) => {
                     out.truncate(start);
-                    return Outcome::Ask(question);
+                    return Outcome::Ask(ask);
                 }
             }
         };
@@ -130,7 +134,7 @@ impl<O: Outside> Answerer<'_, O> {
     }
 
     /// Follows aliases to the end. The error is what has to be asked outside.
-    fn chase(&self, query: &Query, client: IpAddr, draft: &mut Draft<'_>) -> Result<(Rcode, bool), Question> {
+    fn chase(&self, query: &Query, client: IpAddr, draft: &mut Draft<'_>) -> Result<(Rcode, bool), Ask> {
         let beginning = draft.place();
         let kind = query.question.kind;
         // whoever owns the first name says with what authority (RFC 1035 section 4.1.1)
@@ -138,7 +142,11 @@ impl<O: Outside> Answerer<'_, O> {
         let mut verdict = self.one(&query.question, &query.name, query.recursive(), draft);
         let missing = matches!(
             verdict,
-            Verdict::Unknown | Verdict::Final { rcode: Rcode::NXDOMAIN, .. }
+            Verdict::Unknown
+                | Verdict::Final {
+                    rcode: Rcode::NXDOMAIN,
+                    ..
+                }
         );
         if missing
             && matches!(kind, Kind::A | Kind::AAAA)
@@ -147,7 +155,7 @@ impl<O: Outside> Answerer<'_, O> {
         {
             draft.back_to(beginning);
             verdict = match self.complete(query, path, draft) {
-                Some(Verdict::Ask(question)) => return Err(question),
+                Some(Verdict::Ask(ask)) => return Err(ask),
                 Some(found) => {
                     first = Some(true);
                     found
@@ -167,10 +175,14 @@ impl<O: Outside> Answerer<'_, O> {
                 Verdict::Unknown => break,
                 Verdict::Forbidden => {
                     // what the alias leads to is for the client to ask
-                    let rcode = if draft.is_direct() { Rcode::REFUSED } else { Rcode::NOERROR };
+                    let rcode = if draft.is_direct() {
+                        Rcode::REFUSED
+                    } else {
+                        Rcode::NOERROR
+                    };
                     return Ok((rcode, first.unwrap_or_default()));
                 }
-                Verdict::Ask(question) => return Err(question),
+                Verdict::Ask(ask) => return Err(ask),
                 Verdict::Alias { target, authoritative } => {
                     first.get_or_insert(authoritative);
                     let name = target.lowered();
@@ -202,7 +214,7 @@ impl<O: Outside> Answerer<'_, O> {
         {
             return verdict;
         }
-        if let Some(verdict) = self.zones(question, name, draft) {
+        if let Some(verdict) = self.zones(question, name, recursive, draft) {
             return verdict;
         }
         if special::is_within(name, special::LOCAL)
@@ -221,16 +233,26 @@ impl<O: Outside> Answerer<'_, O> {
                 authoritative: false,
             };
         }
+        self.elsewhere(question, recursive, None, draft)
+    }
+
+    /// What is known outside, or who is to be asked.
+    fn elsewhere(
+        &self,
+        question: &Question,
+        recursive: bool,
+        below: Option<Box<Delegation>>,
+        draft: &mut Draft<'_>,
+    ) -> Verdict {
         match self.outside.look(question, draft) {
             Look::Written(rcode) => Verdict::Final {
                 rcode,
                 authoritative: false,
             },
             Look::Absent if !recursive => Verdict::Forbidden,
-            Look::Absent => Verdict::Ask(Question {
-                name: question.name.clone(),
-                kind,
-                class: question.class,
+            Look::Absent => Verdict::Ask(Ask {
+                question: question.clone(),
+                below,
             }),
         }
     }
@@ -262,9 +284,10 @@ impl<O: Outside> Answerer<'_, O> {
     }
 
     /// What the user zones say; none if they do not hold the name.
-    fn zones(&self, question: &Question, name: &Name, draft: &mut Draft<'_>) -> Option<Verdict> {
+    fn zones(&self, question: &Question, name: &Name, recursive: bool, draft: &mut Draft<'_>) -> Option<Verdict> {
         let kind = question.kind;
         let place = draft.place();
+        let before = draft.answers();
         let Reply {
             rcode,
             authoritative,
@@ -276,6 +299,11 @@ impl<O: Outside> Answerer<'_, O> {
             draft.back_to(place);
             draft.answer(name, Kind::HINFO, TTL, ANY);
             return Some(Verdict::Final { rcode, authoritative });
+        }
+        // a client that wants an answer gets that instead of the referral
+        if delegation.is_some() && recursive && draft.answers() == before {
+            draft.back_to(place);
+            return Some(self.elsewhere(question, recursive, delegation, draft));
         }
         if truncated {
             draft.set_full();
@@ -348,7 +376,9 @@ impl<O: Outside> Answerer<'_, O> {
             let before = draft.answers();
             let verdict = self.one(&question, &name, query.recursive(), draft);
             let found = match &verdict {
-                Verdict::Final { rcode, .. } => *rcode == Rcode::NOERROR && (dotted || !known || draft.answers() > before),
+                Verdict::Final { rcode, .. } => {
+                    *rcode == Rcode::NOERROR && (dotted || !known || draft.answers() > before)
+                }
                 Verdict::Alias { .. } => true,
                 Verdict::Ask(_) => return Some(verdict),
                 Verdict::Unknown | Verdict::Forbidden => false,

@@ -8,15 +8,15 @@ mod table;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub(super) use self::table::Cluster;
 use self::{
     endpoints::Members,
     table::{Entry, Target},
 };
-pub(super) use self::table::Cluster;
 use super::{
+    draft::Draft,
     message::{Kind, Rcode},
     name::{Name, labels},
-    draft::Draft,
     reverse,
 };
 use crate::facts::{Protocol, ServiceType};
@@ -201,7 +201,11 @@ impl Cluster {
 
     /// One label below a Service: an endpoint, or a protocol, below which are names of ports.
     fn endpoint(&self, name: &Name, entry: &Entry, label: &[u8], kind: Kind, draft: &mut Draft<'_>) -> Step {
-        let Some(service) = entry.service.as_ref().filter(|service| service.kind != ServiceType::ExternalName) else {
+        let Some(service) = entry
+            .service
+            .as_ref()
+            .filter(|service| service.kind != ServiceType::ExternalName)
+        else {
             return self.absent();
         };
         if let Some(protocol) = protocol(label) {
@@ -303,7 +307,9 @@ impl Cluster {
         let (first, second) = members.list.split_at(turn);
         let mut seen: Option<(&[u8], u16)> = None;
         for member in second.iter().chain(first) {
-            let Some((_, slice)) = entry.slices.get(member.slice) else { continue };
+            let Some((_, slice)) = entry.slices.get(member.slice) else {
+                continue;
+            };
             for candidate in &slice.ports {
                 let wanted = match port {
                     Some((name, protocol)) => {
@@ -396,4 +402,3 @@ fn protocol(label: &[u8]) -> Option<Protocol> {
         _ => None,
     }
 }
-

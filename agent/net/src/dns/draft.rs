@@ -138,9 +138,7 @@ impl<'b> Draft<'b> {
     /// Writes a record of the authority section.
     pub(super) fn authority(&mut self, name: &Name, kind: Kind, ttl: u32, data: &[u8]) {
         if !self.full {
-            let written = self
-                .writer
-                .record(Section::Authority, name, kind, Class::IN, ttl, data);
+            let written = self.writer.record(Section::Authority, name, kind, Class::IN, ttl, data);
             self.full |= written.is_err();
         }
     }

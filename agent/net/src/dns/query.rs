@@ -154,7 +154,10 @@ fn body(reader: &mut Reader<'_>, header: &Header) -> Result<(Question, Option<Ed
 
 #[cfg(test)]
 mod tests {
-    use super::{super::message::{HEADER, query}, *};
+    use super::{
+        super::message::{HEADER, query},
+        *,
+    };
 
     fn bytes(kind: Kind, class: Class, edns: bool) -> Vec<u8> {
         let question = Question {

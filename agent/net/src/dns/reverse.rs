@@ -118,13 +118,24 @@ mod tests {
     fn addresses_are_read_backwards() {
         let v4 = Reverse::Address("100.65.0.10".parse().unwrap());
         assert_eq!(reverse(&name("10.0.65.100.in-addr.arpa")), Some(v4));
-        assert_eq!(reverse(&name("65.100.in-addr.arpa")), Some(Reverse::Part([100, 65, 0, 0], 2)));
+        assert_eq!(
+            reverse(&name("65.100.in-addr.arpa")),
+            Some(Reverse::Part([100, 65, 0, 0], 2))
+        );
         assert_eq!(reverse(&name("in-addr.arpa")), Some(Reverse::Part([0; 4], 0)));
-        for other in ["a.0.65.100.in-addr.arpa", "1.10.0.65.100.in-addr.arpa", "256.0.65.100.in-addr.arpa", "010.0.65.100.in-addr.arpa"] {
+        for other in [
+            "a.0.65.100.in-addr.arpa",
+            "1.10.0.65.100.in-addr.arpa",
+            "256.0.65.100.in-addr.arpa",
+            "010.0.65.100.in-addr.arpa",
+        ] {
             assert_eq!(reverse(&name(other)), Some(Reverse::Other), "{other}");
         }
         let v6 = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa";
-        assert_eq!(reverse(&name(v6)), Some(Reverse::Address("2001:db8::1".parse().unwrap())));
+        assert_eq!(
+            reverse(&name(v6)),
+            Some(Reverse::Address("2001:db8::1".parse().unwrap()))
+        );
         assert_eq!(reverse(&name("8.b.d.0.1.0.0.2.ip6.arpa")), Some(Reverse::Other));
         assert_eq!(reverse(&name("xin-addr.arpa")), None);
     }
@@ -134,19 +145,39 @@ mod tests {
         let zone_of = |text: &str, range: &str| {
             zone(reverse(&name(text)).unwrap(), range.parse().unwrap()).map(|zone| zone.to_string())
         };
-        assert_eq!(zone_of("10.0.65.100.in-addr.arpa", "100.65.0.0/16").as_deref(), Some("65.100.in-addr.arpa."));
-        assert_eq!(zone_of("65.100.in-addr.arpa", "100.65.0.0/16").as_deref(), Some("65.100.in-addr.arpa."));
+        assert_eq!(
+            zone_of("10.0.65.100.in-addr.arpa", "100.65.0.0/16").as_deref(),
+            Some("65.100.in-addr.arpa.")
+        );
+        assert_eq!(
+            zone_of("65.100.in-addr.arpa", "100.65.0.0/16").as_deref(),
+            Some("65.100.in-addr.arpa.")
+        );
         assert_eq!(zone_of("100.in-addr.arpa", "100.65.0.0/16"), None);
         assert_eq!(zone_of("10.0.66.100.in-addr.arpa", "100.65.0.0/16"), None);
-        assert_eq!(zone_of("10.0.65.100.in-addr.arpa", "100.64.0.0/10").as_deref(), Some("65.100.in-addr.arpa."));
-        assert_eq!(zone_of("1.17.65.100.in-addr.arpa", "100.65.16.0/20").as_deref(), Some("17.65.100.in-addr.arpa."));
+        assert_eq!(
+            zone_of("10.0.65.100.in-addr.arpa", "100.64.0.0/10").as_deref(),
+            Some("65.100.in-addr.arpa.")
+        );
+        assert_eq!(
+            zone_of("1.17.65.100.in-addr.arpa", "100.65.16.0/20").as_deref(),
+            Some("17.65.100.in-addr.arpa.")
+        );
     }
 
     #[test]
     fn addresses_are_read_with_dashes() {
         assert_eq!(dashed(b"100-64-1-5"), Some("100.64.1.5".parse().unwrap()));
         assert_eq!(dashed(b"fd00--1"), Some("fd00::1".parse().unwrap()));
-        for bad in ["100-64-1", "100-64-1-256", "web-1-2-3", "", "-", "100.64.1.5", "a-very-long-label-that-is-no-address-whatever-it-says"] {
+        for bad in [
+            "100-64-1",
+            "100-64-1-256",
+            "web-1-2-3",
+            "",
+            "-",
+            "100.64.1.5",
+            "a-very-long-label-that-is-no-address-whatever-it-says",
+        ] {
             assert_eq!(dashed(bad.as_bytes()), None, "{bad}");
         }
     }

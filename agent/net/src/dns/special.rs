@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{
     cluster::Step,
+    draft::Draft,
     message::{Class, Kind, Question, Rcode, Section},
     name::Name,
-    draft::Draft,
     reverse::Reverse,
 };
 

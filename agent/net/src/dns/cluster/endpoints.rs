@@ -115,7 +115,10 @@ pub(super) fn host(endpoint: &Endpoint) -> Box<[u8]> {
 pub(super) fn is_host(endpoint: &Endpoint, label: &[u8]) -> bool {
     match &endpoint.hostname {
         Some(name) => name.as_bytes().eq_ignore_ascii_case(label),
-        None => crate::dns::reverse::dashed(label) == Some(endpoint.address) && *label == *dashed(endpoint.address).as_bytes(),
+        None => {
+            crate::dns::reverse::dashed(label) == Some(endpoint.address)
+                && *label == *dashed(endpoint.address).as_bytes()
+        }
     }
 }
 

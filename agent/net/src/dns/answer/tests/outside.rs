@@ -64,9 +64,7 @@ fn names_on_the_lan_are_those_of_services_and_never_asked_outside() {
 #[test]
 fn special_names_are_never_asked_outside() {
     let world = World::new(&[], &[]);
-    world
-        .ask("localhost", Kind::A)
-        .has(&["localhost. 86400 A 127.0.0.1"]);
+    world.ask("localhost", Kind::A).has(&["localhost. 86400 A 127.0.0.1"]);
     world
         .ask("a.localhost", Kind::AAAA)
         .has(&["a.localhost. 86400 AAAA ::1"]);
@@ -118,7 +116,9 @@ fn the_server_tells_what_it_is() {
 #[test]
 fn a_pods_names_are_completed_within_the_cluster() {
     let world = World::new(&[WEB], &[]);
-    let told = world.ask_from(POD, "web.other.team.svc.cluster.local", Kind::A).unwrap();
+    let told = world
+        .ask_from(POD, "web.other.team.svc.cluster.local", Kind::A)
+        .unwrap();
     told.has(&[
         "web.other.team.svc.cluster.local. 5 CNAME web.other.svc.cluster.local.",
         "web.other.svc.cluster.local. 5 A 100.65.0.7",
@@ -199,10 +199,7 @@ fn an_answer_that_does_not_fit_is_cut_and_says_so() {
         r#"{{"metadata":{{"labels":{{"kubernetes.io/service-name":"many"}}}},"ports":[{{"name":"p","port":1}}],"endpoints":[{}]}}"#,
         endpoints.join(",")
     );
-    let world = World::new(
-        &[("many", r#"{"spec":{"clusterIP":"None"}}"#)],
-        &[("many-1", &slice)],
-    );
+    let world = World::new(&[("many", r#"{"spec":{"clusterIP":"None"}}"#)], &[("many-1", &slice)]);
     let ask = |text: &str, kind, limit| {
         let packet = packet(text, kind, Class::IN, 0);
         world.ask_packet(POD, &packet, limit).unwrap()

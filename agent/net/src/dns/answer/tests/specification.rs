@@ -64,14 +64,18 @@ fn each_named_port_of_a_service_has_an_srv_record() {
         let name = format!("{missing}.web.default.svc.cluster.local");
         world().ask(&name, Kind::SRV).is_missing();
     }
-    world().ask("_http._tcp.web.default.svc.cluster.local", Kind::A).is_empty();
+    world()
+        .ask("_http._tcp.web.default.svc.cluster.local", Kind::A)
+        .is_empty();
 }
 
 #[test]
 fn an_unnamed_port_has_no_srv_record() {
     let service = r#"{"spec":{"clusterIP":"100.65.0.8","ports":[{"port":80}]}}"#;
     let world = World::new(&[("one", service)], &[]);
-    world.ask("_._tcp.one.default.svc.cluster.local", Kind::SRV).is_missing();
+    world
+        .ask("_._tcp.one.default.svc.cluster.local", Kind::SRV)
+        .is_missing();
     world.ask("_tcp.one.default.svc.cluster.local", Kind::SRV).is_missing();
 }
 
@@ -146,7 +150,9 @@ fn each_endpoint_of_a_headless_service_has_an_srv_record_per_named_port() {
             "db-0.db.default.svc.cluster.local. 5 AAAA fd64::8",
         ]
     );
-    world().ask("_no._tcp.db.default.svc.cluster.local", Kind::SRV).is_missing();
+    world()
+        .ask("_no._tcp.db.default.svc.cluster.local", Kind::SRV)
+        .is_missing();
     world().ask("_tcp.db.default.svc.cluster.local", Kind::SRV).is_empty();
 }
 

@@ -23,7 +23,7 @@ pub(super) const POD: &str = "100.64.1.5";
 /// Everything that answers are made of.
 pub(super) struct World {
     pub(super) tables: Tables,
-    settings: Settings,
+    pub(super) settings: Settings,
     pub(super) outside: Elsewhere,
 }
 
@@ -137,9 +137,9 @@ impl World {
                 assert!(out.len() - 2 <= limit);
                 Ok(told)
             }
-            Outcome::Ask(question) => {
+            Outcome::Ask(ask) => {
                 assert_eq!(out, b"ab");
-                Err(question)
+                Err(ask.question)
             }
         }
     }
