@@ -85,7 +85,7 @@ fn tasks(feed: &FeedState) -> Vec<Task> {
     let tasks = entries.filter_map(|((_, _, name), entry)| {
         Task::from_json(&entry.json)
             .inspect_err(|error| {
-                tracing::warn!(error = error as &dyn std::error::Error, name, "a check of the network")
+                tracing::warn!(error = error as &dyn std::error::Error, name, "a check of the network");
             })
             .ok()
     });

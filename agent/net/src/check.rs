@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn task_is_read_with_and_without_targets() {
-        let task = Task::from_json(br#"{"metadata":{"name":"c-1"},"spec":{"nodes":["pi-1","pi-2"],"id":"1"}}"#).unwrap();
+        let task =
+            Task::from_json(br#"{"metadata":{"name":"c-1"},"spec":{"nodes":["pi-1","pi-2"],"id":"1"}}"#).unwrap();
         assert_eq!((task.id.as_str(), task.nodes.len(), task.targets.len()), ("1", 2, 0));
         let task = Task::from_json(
             br#"{"metadata":{"name":"c-1"},"spec":{"nodes":["pi-1"],"id":"1",
