@@ -11,7 +11,6 @@
 //! - What of a pod is not acted on is listed in [`minidc_api::unsupported`] and said in a Warning event when the pod
 //!   starts.
 //! - HTTPS probes and hooks speak HTTP/1.1 only.
-//! - Sidecars end together with the other containers, not after them.
 //! - Images are pulled without credentials. Imported images stay when their `Image` object goes; nothing removes
 //!   images that no pod uses, and disk pressure evicts nothing yet.
 //! - Exec sessions end with the agent; the containers they were in do not.

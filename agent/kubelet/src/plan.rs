@@ -133,7 +133,24 @@ fn stop(situation: &Situation<'_>, remove: bool) -> Plan {
         .containers
         .iter()
         .filter(|container| matches!(container.state, State::Running | State::Unknown));
-    let stops: Vec<Stop> = running.map(|container| stop_order(container, None)).collect();
+    let mut stops: Vec<Stop> = running.map(|container| stop_order(container, None)).collect();
+    // Sidecars serve the others to their end, and each other in the order in which they were started.
+    let sidecars = situation
+        .pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.init_containers.iter().flatten());
+    let sidecars: Vec<&str> = sidecars
+        .filter(|init| is_sidecar(init))
+        .map(|init| init.name.as_str())
+        .collect();
+    let place = |stop: &Stop| sidecars.iter().position(|name| *name == stop.name);
+    if stops.iter().any(|stop| place(stop).is_none()) {
+        stops.retain(|stop| place(stop).is_none());
+    } else {
+        let last = stops.iter().filter_map(place).max();
+        stops.retain(|stop| place(stop) == last);
+    }
     if !stops.is_empty() {
         if situation.draining {
             return plan;

@@ -207,7 +207,7 @@ impl Probes {
                 recorder: self.context.recorder.clone(),
                 identity: self.identity.clone(),
                 field: crate::pods::field_path(spec, &container.name),
-                container: container.clone(),
+                container: probed_part(container),
                 id: found.id.clone(),
                 pod_ip: pod_ip.to_owned(),
                 since,
@@ -227,6 +227,18 @@ impl Probes {
     /// What is known now.
     pub(crate) fn verdicts(&self) -> Verdicts {
         self.board.with(|verdicts| verdicts.clone())
+    }
+}
+
+/// What probing needs of a container; the rest would stay in memory for as long as it runs.
+fn probed_part(container: &core::Container) -> core::Container {
+    core::Container {
+        name: container.name.clone(),
+        ports: container.ports.clone(),
+        startup_probe: container.startup_probe.clone(),
+        readiness_probe: container.readiness_probe.clone(),
+        liveness_probe: container.liveness_probe.clone(),
+        ..core::Container::default()
     }
 }
 

@@ -420,3 +420,23 @@ fn pod_that_still_takes_requests_is_not_stopped_yet() {
     case.draining = false;
     assert!(matches!(&case.actions()[..], [Action::StopContainers(_)]));
 }
+
+#[test]
+fn sidecars_end_after_the_others_the_last_one_first() {
+    let pod = pod(json!({"initContainers": [
+        {"name": "one", "image": "i:1", "restartPolicy": "Always"}, {"name": "two", "image": "i:1", "restartPolicy": "Always"}],
+        "containers": [{"name": "web", "image": "i:1"}, {"name": "log", "image": "i:1"}]}));
+    let running = ["one", "two", "web", "log"].map(|name| instance(name, 0, State::Running, 0));
+    let mut case = Case::new(pod, vec![sandbox("s0", 0, true)], running.into());
+    case.intent = Intent::Remove;
+    let mut order = Vec::new();
+    while let [Action::StopContainers(stops)] = &case.actions()[..] {
+        order.push(stops.iter().map(|stop| stop.name.clone()).collect::<Vec<_>>());
+        for container in &mut case.observed.containers {
+            if stops.iter().any(|stop| stop.id == container.id) {
+                container.state = State::Exited;
+            }
+        }
+    }
+    assert_eq!(order, [vec!["web", "log"], vec!["two"], vec!["one"]]);
+}

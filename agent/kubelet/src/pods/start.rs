@@ -211,7 +211,12 @@ pub(crate) async fn container(
     let Some(handler) = wanted.lifecycle.as_ref().and_then(|hooks| hooks.post_start.as_ref()) else {
         return Some(Ok(()));
     };
-    let pod_ip = around.pod_ips.first().map(String::as_str).unwrap_or_default();
+    let addresses = if spec.host_network == Some(true) {
+        &around.node.addresses
+    } else {
+        around.pod_ips
+    };
+    let pod_ip = addresses.first().map(String::as_str).unwrap_or_default();
     let done = tokio::select! {
         done = hooks::run(&*context.runtime, &identity, wanted, &id, pod_ip, handler) => done,
         () = &mut given_up => return None,

@@ -377,6 +377,12 @@ impl Worker {
             .retain(|name, waiting| waiting.reason != "CrashLoopBackOff" || plan.crashing.contains_key(name));
     }
 
+    /// Tells what probes have found since `observed` was seen.
+    fn tell_probed(&mut self, input: &Input, observed: &Observed) {
+        self.memory.verdicts = self.probes.verdicts();
+        self.tell(input, observed);
+    }
+
     /// Works out the status and leaves it where others look.
     fn tell(&mut self, input: &Input, observed: &Observed) {
         let idle = !observed
@@ -535,13 +541,13 @@ impl Worker {
             return;
         };
         let node = self.context.node.borrow().clone();
-        let ready = observed.ready_sandbox();
+        let (ready, volumes) = (observed.ready_sandbox(), self.volumes.clone());
         let around = start::Around {
             pod: &input.pod,
             desired: &input.desired,
             node: &node,
             pod_ips: ready.map(|sandbox| sandbox.ips.as_slice()).unwrap_or_default(),
-            volumes: &self.volumes,
+            volumes: &volumes,
             sandbox,
             sandbox_attempt: ready.map_or(0, |sandbox| sandbox.attempt),
         };
@@ -553,7 +559,17 @@ impl Worker {
                 .wait_for(|wish| wish.version != version && wish.intent != Intent::Run)
                 .await;
         };
-        let outcome = start::container(&context, &around, container, attempt, &mut pulls, given_up).await;
+        let outcome = {
+            let starting = start::container(&context, &around, container, attempt, &mut pulls, given_up);
+            let (bell, mut starting) = (self.bell.clone(), std::pin::pin!(starting));
+            loop {
+                tokio::select! {
+                    outcome = &mut starting => break outcome,
+                    // A pull may take long: who sends requests to the other containers hears of them all the while.
+                    () = bell.rung.notified() => self.tell_probed(input, observed),
+                }
+            }
+        };
         self.pulls = pulls;
         let Some(outcome) = outcome else { return };
         let now = Instant::now();

@@ -84,3 +84,85 @@ async fn ask(channel: Channel, service: &str) -> Result<i32, Status> {
     let answer = client.unary(tonic::Request::new(message), path, codec).await?;
     Ok(answer.into_inner().status)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue, Response};
+    use http_body_util::{BodyExt, StreamBody};
+    use hyper::body::{Frame, Incoming};
+    use hyper::server::conn::http2;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use prost::Message;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    /// Knows the services `fine` and `ill`, and is no health service for `none`.
+    async fn answer(
+        request: http::Request<Incoming>,
+    ) -> Result<Response<impl hyper::body::Body<Data = Bytes, Error = Infallible>>, Infallible> {
+        assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+        let agent = request.headers()["user-agent"].to_str().unwrap().to_owned();
+        assert!(agent.starts_with("kube-probe/1.36"), "{agent}");
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let asked = HealthCheckRequest::decode(&body[5..]).unwrap();
+        let (code, status) = match asked.service.as_str() {
+            "fine" => ("0", 1),
+            "ill" => ("0", 2),
+            _ => ("12", 0),
+        };
+        let message = HealthCheckResponse { status }.encode_to_vec();
+        let mut frame = vec![0];
+        frame.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+        frame.extend(message);
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static(code));
+        let frames = [Ok(Frame::data(Bytes::from(frame))), Ok(Frame::trailers(trailers))];
+        let answer = Response::builder().header("content-type", "application/grpc");
+        Ok(answer.body(StreamBody::new(futures::stream::iter(frames))).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_service_is_well_or_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let serving = http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), hyper::service::service_fn(answer));
+                tokio::spawn(serving);
+            }
+        });
+        assert_eq!(check("127.0.0.1", port, "fine", LIMIT).await, Outcome::Success);
+        assert_eq!(
+            check("127.0.0.1", port, "ill", LIMIT).await,
+            Outcome::Failure("service unhealthy (responded with \"NOT_SERVING\")".into())
+        );
+        let Outcome::Failure(none) = check("127.0.0.1", port, "none", LIMIT).await else {
+            panic!("a server without the protocol is a failure");
+        };
+        assert!(none.contains("does not implement the grpc health protocol"), "{none}");
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_a_failure() {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let got = check("127.0.0.1", port, "", Duration::from_secs(2)).await;
+        assert_eq!(
+            got,
+            Outcome::Failure(format!(
+                "timeout: failed to connect service \"127.0.0.1:{port}\" within 2s: context deadline exceeded"
+            ))
+        );
+    }
+}

@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use minidc_api::patch;
-use minidc_kubelet::{Config, ControlPlane, Desired, Handle, ImageSpec, Kubelet, NoServices, Offline};
+use minidc_kubelet::{
+    Config, ControlPlane, Desired, Handle, ImageSpec, Kubelet, Offline, ServiceAddress, ServicePort, Surroundings,
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncRead;
@@ -78,7 +80,7 @@ impl Cluster {
         let kubelet = Kubelet::new(
             Self::config(node),
             Arc::new(self.clone()),
-            Arc::new(NoServices),
+            Arc::new(self.clone()),
             self.desired.subscribe(),
         );
         let stop = CancellationToken::new();
@@ -102,6 +104,7 @@ impl Cluster {
             let mut new = Desired {
                 synced: desired.synced,
                 images: desired.images.clone(),
+                cluster_dns: desired.cluster_dns,
                 ..Desired::default()
             };
             for (path, object) in &state.objects {
@@ -185,6 +188,16 @@ impl Cluster {
         self.desired.send_modify(|desired| {
             *desired = Arc::new(Desired {
                 synced,
+                ..desired.as_ref().clone()
+            });
+        });
+    }
+
+    /// The address that cluster names are asked at.
+    pub(crate) fn set_dns(&self, address: &str) {
+        self.desired.send_modify(|desired| {
+            *desired = Arc::new(Desired {
+                cluster_dns: address.parse().ok(),
                 ..desired.as_ref().clone()
             });
         });
@@ -398,5 +411,25 @@ impl ControlPlane for Cluster {
 
     fn connected(&self) -> watch::Receiver<bool> {
         self.connected.subscribe()
+    }
+}
+
+/// Only the API itself is a Service.
+impl Surroundings for Cluster {
+    fn services(&self, namespace: &str) -> Vec<ServiceAddress> {
+        let api = ServiceAddress {
+            name: "kubernetes".into(),
+            address: [100, 65, 0, 1].into(),
+            ports: vec![ServicePort {
+                name: "https".into(),
+                port: 443,
+                protocol: "TCP",
+            }],
+        };
+        Vec::from_iter((namespace == "default").then_some(api))
+    }
+
+    fn withdrawn(&self, _namespace: &str, _pod: &str) -> BoxFuture<'static, ()> {
+        async {}.boxed()
     }
 }

@@ -9,6 +9,8 @@ mod power;
 
 mod images;
 mod life;
+mod names;
+mod probes;
 mod streams;
 mod volumes;
 
@@ -23,7 +25,7 @@ fn busybox(name: &str) -> Vec<u8> {
         .file(File::program("/bin/busybox", program));
     for name in [
         "sh", "sleep", "cat", "echo", "ls", "stty", "kill", "true", "dd", "df", "hostname", "wget", "httpd", "grep",
-        "head", "tail", "id",
+        "head", "tail", "id", "touch", "rm", "mkdir", "test", "nc",
     ] {
         builder = builder.file(File::link(format!("/bin/{name}"), "busybox"));
     }

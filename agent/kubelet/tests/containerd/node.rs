@@ -62,7 +62,7 @@ impl Node {
             "type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false, "hairpinMode": true,
             "ipam": {"type": "host-local", "ranges": [[{"subnet": "100.64.9.0/24"}]], "dataDir": node.path("cni-addresses"),
                 "routes": [{"dst": "0.0.0.0/0"}]},
-        }]});
+        }, {"type": "portmap", "capabilities": {"portMappings": true}}]});
         std::fs::write(node.path("cni/10-pods.conflist"), conflist.to_string()).unwrap();
         let config = format!(
             "version = 2\nroot = {root:?}\nstate = \"/run/containerd\"\n[grpc]\naddress = {socket:?}\n\

@@ -142,3 +142,17 @@ async fn pod_that_goes_is_not_restarted_but_still_tells_whether_it_is_ready() {
         .collect();
     assert_eq!(killing, ["Stopping container c"]);
 }
+
+#[tokio::test]
+async fn readiness_is_told_while_another_container_waits_for_its_image() {
+    let rig = Rig::new();
+    rig.runtime.set_command("readiness", 1);
+    rig.runtime.hold_pulls();
+    let mut web = probed(&["readiness"]);
+    let far = json!({"name": "far", "image": "far:1", "imagePullPolicy": "IfNotPresent"});
+    web["spec"]["containers"].as_array_mut().unwrap().push(far);
+    rig.want(&[web]);
+    rig.event("Pulling", "Pulling image \"far:1\"").await;
+    rig.runtime.set_command("readiness", 0);
+    rig.status("web", |status| container(status)["ready"] == true).await;
+}

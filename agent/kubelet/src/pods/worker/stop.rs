@@ -145,10 +145,7 @@ impl Worker {
             tokio::select! {
                 results = &mut stopping => break results,
                 // Who sends requests to the other containers hears of them all the while.
-                () = bell.rung.notified() => {
-                    self.memory.verdicts = self.probes.verdicts();
-                    self.tell(input, observed);
-                }
+                () = bell.rung.notified() => self.tell_probed(input, observed),
             }
         };
         if let Some(error) = results.into_iter().find_map(Result::err) {
