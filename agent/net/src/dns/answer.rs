@@ -69,9 +69,9 @@ pub(super) enum Look {
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The answer is written.
-    Answered(Rcode),
+    Answered,
     /// Nothing is written: this has to be asked outside first.
-    Ask(Ask),
+    Ask(Box<Ask>),
 }
 
 /// Something to be asked outside.
@@ -87,13 +87,13 @@ enum Verdict {
     /// It is written.
     Final { rcode: Rcode, authoritative: bool },
     /// It is an alias, which is written.
-    Alias { target: Name, authoritative: bool },
+    Alias { target: Box<Name>, authoritative: bool },
     /// It may exist, but was not told yet.
     Unknown,
     /// Nobody may be asked.
     Forbidden,
     /// It has to be asked outside.
-    Ask(Ask),
+    Ask(Box<Ask>),
 }
 
 /// Answers one query.
@@ -130,11 +130,11 @@ impl<O: Outside> Answerer<'_, O> {
         };
         let flags = query.answer_flags() | if authoritative { Flags::AUTHORITATIVE } else { 0 };
         draft.finish(query.id, flags, rcode, query.dnssec());
-        Outcome::Answered(rcode)
+        Outcome::Answered
     }
 
     /// Follows aliases to the end. The error is what has to be asked outside.
-    fn chase(&self, query: &Query, client: IpAddr, draft: &mut Draft<'_>) -> Result<(Rcode, bool), Ask> {
+    fn chase(&self, query: &Query, client: IpAddr, draft: &mut Draft<'_>) -> Result<(Rcode, bool), Box<Ask>> {
         let beginning = draft.place();
         let kind = query.question.kind;
         // whoever owns the first name says with what authority (RFC 1035 section 4.1.1)
@@ -187,7 +187,7 @@ impl<O: Outside> Answerer<'_, O> {
                     first.get_or_insert(authoritative);
                     let name = target.lowered();
                     let question = Question {
-                        name: target,
+                        name: *target,
                         kind,
                         class: Class::IN,
                     };
@@ -250,10 +250,10 @@ impl<O: Outside> Answerer<'_, O> {
                 authoritative: false,
             },
             Look::Absent if !recursive => Verdict::Forbidden,
-            Look::Absent => Verdict::Ask(Ask {
+            Look::Absent => Verdict::Ask(Box::new(Ask {
                 question: question.clone(),
                 below,
-            }),
+            })),
         }
     }
 
@@ -311,10 +311,7 @@ impl<O: Outside> Answerer<'_, O> {
         Some(match alias {
             Some(target) => {
                 draft.set_aliased();
-                Verdict::Alias {
-                    target: *target,
-                    authoritative,
-                }
+                Verdict::Alias { target, authoritative }
             }
             None => Verdict::Final { rcode, authoritative },
         })

@@ -37,7 +37,7 @@ pub(super) enum Step {
     /// The answer is written, or there is none to be written; negative ones still lack their SOA record.
     Done(Rcode),
     /// The name is an alias (its CNAME record is written) for this one.
-    Alias(Name),
+    Alias(Box<Name>),
     /// Not everything is known yet, so the name may exist.
     Unknown,
 }
@@ -170,7 +170,7 @@ impl Cluster {
             draft.alias(name, TTL, &target);
             return match kind {
                 Kind::CNAME | Kind::ANY => NODATA,
-                _ => Step::Alias(target),
+                _ => Step::Alias(Box::new(target)),
             };
         }
         if let Some(members) = &entry.members {

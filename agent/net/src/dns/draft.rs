@@ -45,11 +45,6 @@ impl<'b> Draft<'b> {
         }
     }
 
-    /// Whether something did not fit, so that the client has to ask by TCP.
-    pub(super) const fn is_full(&self) -> bool {
-        self.full
-    }
-
     /// Whether the answer is, so far, about the name of the question.
     pub(super) const fn is_direct(&self) -> bool {
         !self.aliased

@@ -38,8 +38,6 @@ impl Flags {
     pub(crate) const RECURSION_DESIRED: u16 = 0x0100;
     /// Others can be asked.
     pub(crate) const RECURSION_AVAILABLE: u16 = 0x0080;
-    /// DNSSEC: the data was validated.
-    pub(crate) const AUTHENTIC: u16 = 0x0020;
     /// DNSSEC: the client validates itself.
     pub(crate) const CHECKING_DISABLED: u16 = 0x0010;
 

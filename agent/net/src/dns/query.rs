@@ -22,6 +22,10 @@ pub(super) struct Query {
 
 /// What came in.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it stays on the stack of one worker; a box would be an allocation for each query"
+)]
 pub(super) enum Received {
     /// A query.
     Query(Query),

@@ -140,8 +140,9 @@ impl Shared {
                 answerer.answer(query, client, limit, turn, out)
             };
             match outcome {
-                Outcome::Answered(_) => return,
-                Outcome::Ask(Ask { question, below }) => {
+                Outcome::Answered => return,
+                Outcome::Ask(ask) => {
+                    let Ask { question, below } = *ask;
                     let (name, kind, wants) = (&question.name, question.kind, wants(query));
                     let answer = match &below {
                         Some(below) => self.resolver.resolve_below(name, kind, wants, below).await,

@@ -111,18 +111,10 @@ impl Kind {
     pub(crate) const ANY: Self = Self(255);
     pub(crate) const CAA: Self = Self(257);
 
-    /// The type of this mnemonic, in any case, or `TYPE` and a number (RFC 3597).
+    /// The type of this mnemonic.
+    #[cfg(test)]
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        if let Some((kind, _)) = NAMES.iter().find(|(_, name)| name.eq_ignore_ascii_case(text)) {
-            return Some(*kind);
-        }
-        let (word, number) = text.split_at_checked(4)?;
-        let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        if word.eq_ignore_ascii_case("TYPE") && digits {
-            number.parse().ok().map(Self)
-        } else {
-            None
-        }
+        NAMES.iter().find(|(_, name)| *name == text).map(|(kind, _)| *kind)
     }
 
     /// Whether it only has a meaning in questions, or between two hosts (RFC 6895 section 3.1): never data of a zone.

@@ -55,11 +55,6 @@ impl Listener {
         Ok(Self(socket.listen(BACKLOG)?))
     }
 
-    /// The address it listens at.
-    pub(in crate::dns) fn address(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-
     /// Serves until shutdown.
     pub(in crate::dns) async fn run(self, shared: Arc<Shared>, shutdown: CancellationToken) {
         let mut connections = JoinSet::new();
@@ -122,7 +117,7 @@ async fn serve(stream: TcpStream, client: IpAddr, shared: &Shared) -> io::Result
                         if let Some(answer) = handle(&message, client, shared)? {
                             match answer {
                                 Handled::Answer(answer) => send(&mut writing, answer).await?,
-                                Handled::Wait(query) => waiting.push(work(query, client, shared)),
+                                Handled::Wait(query) => waiting.push(work(*query, client, shared)),
                             }
                         }
                     }
@@ -174,7 +169,7 @@ enum Handled {
     /// The answer, after two bytes for its length.
     Answer(Vec<u8>),
     /// Somebody outside has to be asked.
-    Wait(Query),
+    Wait(Box<Query>),
 }
 
 fn handle(message: &[u8], client: IpAddr, shared: &Shared) -> io::Result<Option<Handled>> {
@@ -194,7 +189,7 @@ fn handle(message: &[u8], client: IpAddr, shared: &Shared) -> io::Result<Option<
             if let Outcome::Ask(_) = outcome {
                 if shared.asked.admits(client, now) {
                     count(&shared.counters.outside, 1);
-                    return Ok(Some(Handled::Wait(query)));
+                    return Ok(Some(Handled::Wait(Box::new(query))));
                 }
                 count(&shared.counters.limited, 1);
                 refuse(&Refusal::of(&query, Rcode::REFUSED), &mut out);

@@ -17,8 +17,7 @@ use std::{
 use nix::{
     errno::Errno,
     sys::socket::{
-        self, AddressFamily, MsgFlags, MultiHeaders, Shutdown, SockFlag, SockType, SockaddrLike, SockaddrStorage,
-        setsockopt, sockopt,
+        self, AddressFamily, MsgFlags, MultiHeaders, Shutdown, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
     },
 };
 use tokio::{sync::mpsc, task::JoinSet};

@@ -151,7 +151,7 @@ fn a_pods_names_are_completed_with_the_nodes_list_and_then_as_they_are() {
     let asked = "www.example.com.team.svc.cluster.local";
     let question = world.ask_from(POD, asked, Kind::A).unwrap_err();
     assert_eq!(question.name.to_string(), "www.example.com.lan.");
-    let mut learn = |world: &mut World, name: &str, what| drop(world.outside.known.insert(name.into(), what));
+    let learn = |world: &mut World, name: &str, what| world.outside.known.insert(name.into(), what);
     learn(&mut world, "www.example.com.lan. A", Err(Rcode::NXDOMAIN));
     let question = world.ask_from(POD, asked, Kind::A).unwrap_err();
     assert_eq!(question.name.to_string(), "www.example.com.");

@@ -115,12 +115,12 @@ impl World {
     }
 
     /// Asks; the error is what has to be asked outside first.
-    pub(super) fn ask_from(&self, client: &str, text: &str, kind: Kind) -> Result<Told, Question> {
+    pub(super) fn ask_from(&self, client: &str, text: &str, kind: Kind) -> Result<Told, Box<Question>> {
         let packet = packet(text, kind, Class::IN, Flags::RECURSION_DESIRED);
         self.ask_packet(client, &packet, 1232)
     }
 
-    pub(super) fn ask_packet(&self, client: &str, packet: &[u8], limit: usize) -> Result<Told, Question> {
+    pub(super) fn ask_packet(&self, client: &str, packet: &[u8], limit: usize) -> Result<Told, Box<Question>> {
         let Received::Query(query) = read(packet) else {
             panic!("no query: {packet:?}");
         };
@@ -131,15 +131,13 @@ impl World {
         };
         let mut out = b"ab".to_vec();
         match answerer.answer(&query, address(client), limit, 0, &mut out) {
-            Outcome::Answered(rcode) => {
-                let told = Told::read(&out[2..]);
-                assert_eq!(told.rcode, rcode);
+            Outcome::Answered => {
                 assert!(out.len() - 2 <= limit);
-                Ok(told)
+                Ok(Told::read(&out[2..]))
             }
             Outcome::Ask(ask) => {
                 assert_eq!(out, b"ab");
-                Err(ask.question)
+                Err(Box::new(ask.question))
             }
         }
     }
