@@ -260,11 +260,14 @@ impl Parser {
         if ttl.is_some() {
             self.last_ttl = ttl;
         }
-        let ttl = ttl
-            .or(self.default_ttl)
-            .or(self.last_ttl)
-            .or(self.minimum)
-            .ok_or("no TTL: neither here, nor before, nor by $TTL")?;
+        let ttl = match ttl.or(self.default_ttl).or(self.last_ttl) {
+            Some(ttl) => ttl,
+            None => {
+                // from here on it is the default, also as in BIND
+                self.default_ttl = self.minimum;
+                self.minimum.ok_or("no TTL: neither here, nor before, nor by $TTL")?
+            }
+        };
 
         if !owner.is_within(&self.zone) {
             let reason = format!("{owner} is not in the zone {}: left out", self.zone);

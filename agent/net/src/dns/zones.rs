@@ -152,7 +152,11 @@ impl Answer<'_, '_> {
                 self.referral(zone, node, name, length)?;
                 Ok(None)
             }
-            Found::Moved(length, set) => self.moved(set, name, length),
+            Found::Moved(length, set) => {
+                let target = self.moved(set, name, length)?;
+                // the alias itself may be what was asked for
+                Ok(target.filter(|_| kind != Kind::CNAME))
+            }
             Found::Nowhere => {
                 self.negative(zone, name, Rcode::NXDOMAIN)?;
                 Ok(None)

@@ -91,21 +91,28 @@ impl Base {
             Self::Lower => write!(line, "{value:0width$x}"),
             Self::Upper => write!(line, "{value:0width$X}"),
             Self::NibblesLower | Self::NibblesUpper => {
-                // the lowest digit first, dots between; the width counts the dots
-                let digits = format!("{value:0digits$x}", digits = width.div_ceil(2));
-                for (index, digit) in digits.chars().rev().enumerate() {
-                    if index > 0 {
-                        line.push('.');
-                    }
-                    line.push(if self == Self::NibblesUpper {
-                        digit.to_ascii_uppercase()
-                    } else {
-                        digit
-                    });
-                }
+                nibbles(line, value, width, self == Self::NibblesUpper);
                 Ok(())
             }
         };
+    }
+}
+
+/// The lowest digit first, dots between. The width counts the dots; an even one leaves a dot at the end, as with BIND.
+fn nibbles(line: &mut String, mut value: u32, mut width: usize, upper: bool) {
+    loop {
+        let digit = char::from_digit(value & 0xf, 16).unwrap_or('0');
+        line.push(if upper { digit.to_ascii_uppercase() } else { digit });
+        value >>= 4;
+        width = width.saturating_sub(1);
+        if width == 0 && value == 0 {
+            return;
+        }
+        line.push('.');
+        width = width.saturating_sub(1);
+        if width == 0 && value == 0 {
+            return;
+        }
     }
 }
 

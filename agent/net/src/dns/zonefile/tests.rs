@@ -53,8 +53,13 @@ fn owners_classes_and_ttls_come_in_any_order_or_from_before() {
 
 #[test]
 fn without_a_default_the_last_ttl_counts_and_then_the_minimum_of_the_zone() {
-    let text = "@ SOA ns root 1 1h 2h 3h 300\na A 1.1.1.1\n";
-    assert_eq!(records(text)[1], "a.example.com. 300 A 01010101");
+    let text = "@ SOA ns root 1 1h 2h 3h 300\na A 1.1.1.1\nb 5 A 1.1.1.2\nc A 1.1.1.3\n";
+    let want = [
+        "a.example.com. 300 A 01010101",
+        "b.example.com. 5 A 01010102",
+        "c.example.com. 300 A 01010103",
+    ];
+    assert_eq!(records(text)[1..], want);
     assert_eq!(
         records("a 7 A 1.1.1.1\nb A 1.1.1.2\n")[1],
         "b.example.com. 7 A 01010102"
@@ -186,6 +191,10 @@ fn records_of_a_signed_zone_are_left_out_and_told_once() {
 
 #[test]
 fn generate_counts_as_bind_does() {
+    assert_eq!(
+        records("$TTL 1\n$GENERATE 291-291 ${0,3,N}.x A 1.1.1.1\n$GENERATE 10-10 ${0,4,n}x A 1.1.1.1\n"),
+        ["3.2.1.x.example.com. 1 A 01010101", "a.0.x.example.com. 1 A 01010101"]
+    );
     assert_eq!(
         records("$TTL 1\n$GENERATE 1-3/2 host-$ A 10.0.0.$\n"),
         ["host-1.example.com. 1 A 0a000001", "host-3.example.com. 1 A 0a000003"]

@@ -274,6 +274,10 @@ fn a_moved_tree_is_an_alias_for_each_name() {
         ask("old.example.com", Kind::DNAME),
         "0 aa\nold.example.com. 300 DNAME new.example.com."
     );
+    assert_eq!(
+        ask("x.old.example.com", Kind::CNAME),
+        "0 aa\nold.example.com. 300 DNAME new.example.com.\nx.old.example.com. 300 CNAME x.new.example.com."
+    );
     assert!(ask("x.out.example.com", Kind::A).starts_with("0 aa > x.example.org.\n"));
     let long = format!(
         "{}.old.example.com",
