@@ -202,7 +202,7 @@ impl Probes {
             }
             let (since, first) = begin(&found.id, found.started_at, remembered.is_some());
             self.board.with(|verdicts| verdicts.insert(found.id.clone(), verdict));
-            let watch = watch::Watch {
+            let watch = Box::new(watch::Watch {
                 runtime: self.context.runtime.clone(),
                 recorder: self.context.recorder.clone(),
                 identity: self.identity.clone(),
@@ -213,7 +213,7 @@ impl Probes {
                 since,
                 first,
                 board: self.board.clone(),
-            };
+            });
             let task = tokio::spawn(watch.run(verdict, self.ending.clone()));
             self.running.insert(found.id.clone(), AbortOnDropHandle::new(task));
         }

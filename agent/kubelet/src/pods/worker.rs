@@ -484,7 +484,8 @@ impl Worker {
             } => {
                 self.start_container(input, observed, sandbox, name, *attempt, replaces.as_deref())
                     .await;
-                Applied::Next
+                // The next one may take long; what has started is probed and told meanwhile.
+                Applied::Look
             }
             Action::Finish => self.finish(input).await,
         }

@@ -51,7 +51,7 @@ pub(super) fn limit(probe: &core::Probe) -> Duration {
 impl Watch {
     /// Probes until a probe says that the container must be restarted; else for ever. After `ending` only readiness
     /// counts.
-    pub(super) async fn run(self, verdict: Verdict, ending: CancellationToken) {
+    pub(super) async fn run(self: Box<Self>, verdict: Verdict, ending: CancellationToken) {
         if let Some(probe) = self.container.startup_probe.as_ref().filter(|_| !verdict.started) {
             let mut started = false;
             let starting = self.watch(Kind::Startup, probe, |success| {
