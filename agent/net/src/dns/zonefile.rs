@@ -2,6 +2,11 @@
 //!
 //! Only the file as such is judged here: words, names, data. Whether its records make a zone is seen when one is built of
 //! them ([`super::zones`]). `$INCLUDE` is refused, since there is no file beside this one.
+//!
+//! # Current limitations
+//! - Of the types that are hardly used any more or hard to write, such as LOC, CERT and APL, the data can only be given as
+//!   bytes (`TYPE29 \# …`). What is missing in the table of `zonefile/rdata.rs` is one row each.
+//! - Signed zones are served without their signatures.
 
 mod generate;
 mod lexer;

@@ -84,11 +84,6 @@ impl Zones {
         Self { zones, lengths }
     }
 
-    /// Whether there is no zone.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.zones.is_empty()
-    }
-
     /// The closest zone that a name (on the wire, in small letters) is in.
     fn zone_of(&self, name: &[u8]) -> Option<&Zone> {
         let (shortest, longest) = self.lengths?;
@@ -100,6 +95,7 @@ impl Zones {
     }
 
     /// Whether a name is in a zone.
+    #[cfg(test)]
     pub(crate) fn contains(&self, name: &Name) -> bool {
         self.zone_of(Lowered::new(name).wire()).is_some()
     }
