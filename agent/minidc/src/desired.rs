@@ -1,15 +1,18 @@
 //! From the feed's bytes to what kubelet and network are told.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use minidc_api::feed::FeedKind;
+use minidc_api::feed::{DNS_ZONES, FeedKind};
 use minidc_kubelet::{Desired, ImageSpec, ObjectKey};
-use minidc_net::{Peer, Peers, Range};
+use minidc_net::{
+    Peer, Peers, Range,
+    dns::{SearchPath, SearchPaths, ZoneFile, ZoneFiles},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::sessions::{POD_RANGE_ANNOTATION, SERVICE_RANGE_ANNOTATION};
@@ -63,9 +66,6 @@ struct ImageBody {
     references: Vec<String>,
 }
 
-/// Label of a config map in `kube-system` whose files are DNS zones.
-const ZONES_LABEL: &str = "minidc.dev/dns-zones";
-
 /// The ranges that the cluster's addresses are cut from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ranges {
@@ -82,17 +82,6 @@ impl Ranges {
     }
 }
 
-/// A zone file of a config map.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ZoneFile {
-    /// Name of the config map in `kube-system`.
-    pub(crate) config_map: String,
-    /// Key in it.
-    pub(crate) file: String,
-    /// Its content.
-    pub(crate) text: String,
-}
-
 /// What the feed's state means to the parts of a node.
 #[derive(Default)]
 pub(crate) struct Translated {
@@ -100,10 +89,12 @@ pub(crate) struct Translated {
     pub(crate) desired: Desired,
     /// For the pod network.
     pub(crate) peers: Peers,
-    /// Address and namespace of this node's pods that look names up by the cluster's standard search list.
-    pub(crate) searching: HashMap<IpAddr, Box<str>>,
-    /// Zone files: config map, file and text.
-    pub(crate) zones: Vec<ZoneFile>,
+    /// This node's pods that look names up by the cluster's standard search list.
+    pub(crate) searching: SearchPaths,
+    /// Zone files of user zones.
+    pub(crate) zones: ZoneFiles,
+    /// Config maps that these come from: name and uid.
+    pub(crate) zone_maps: BTreeMap<Box<str>, String>,
 }
 
 /// A parsed object and the revision it was parsed at.
@@ -119,6 +110,8 @@ pub(crate) struct Translator {
     secrets: Known<Secret>,
     /// The ranges of the cluster, once the own node's object has said them.
     pub(crate) ranges: Option<Ranges>,
+    /// The node's own search list.
+    further: Arc<[Box<str>]>,
 }
 
 /// One object of the feed's present state.
@@ -140,6 +133,7 @@ impl Translator {
     pub(crate) fn new(node: &str) -> Self {
         Self {
             node: node.to_owned(),
+            further: node_search(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
             ..Self::default()
         }
     }
@@ -185,12 +179,19 @@ impl Translator {
         desired.config_maps = shared(&self.config_maps);
         desired.secrets = shared(&self.secrets);
         desired.cluster_dns = self.ranges.map(|ranges| IpAddr::V4(ranges.dns()));
+        let zone_maps = desired.config_maps.iter().filter(|(key, map)| holds_zones(key, map));
+        let further = &self.further;
         Translated {
-            searching: desired.pods.values().filter_map(|pod| searching(pod)).collect(),
-            zones: desired
-                .config_maps
-                .iter()
-                .flat_map(|(key, map)| zone_files(key, map))
+            searching: desired
+                .pods
+                .values()
+                .filter_map(|pod| searching(pod, further))
+                .collect(),
+            zones: ZoneFiles {
+                files: zone_maps.clone().flat_map(|(key, map)| zone_files(key, map)).collect(),
+            },
+            zone_maps: zone_maps
+                .map(|(key, map)| (key.1.as_str().into(), map.metadata.uid.clone().unwrap_or_default()))
                 .collect(),
             desired,
             peers,
@@ -227,26 +228,41 @@ impl Translator {
 }
 
 /// A pod whose resolv.conf is the cluster's standard one.
-fn searching(pod: &Pod) -> Option<(IpAddr, Box<str>)> {
+fn searching(pod: &Pod, further: &Arc<[Box<str>]>) -> Option<(IpAddr, SearchPath)> {
     let spec = pod.spec.as_ref()?;
     let standard = spec.dns_config.is_none()
         && spec.host_network != Some(true)
         && spec.dns_policy.as_deref().is_none_or(|policy| policy == "ClusterFirst");
     let address = pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()?;
-    standard.then(|| (address, pod.metadata.namespace.as_deref().unwrap_or_default().into()))
+    let path = SearchPath {
+        namespace: pod.metadata.namespace.as_deref().unwrap_or_default().into(),
+        further: Arc::clone(further),
+    };
+    standard.then_some((address, path))
+}
+
+/// The search list of the node, which follows the cluster's in the resolv.conf of a pod.
+fn node_search(resolv_conf: &str) -> Arc<[Box<str>]> {
+    let lists = resolv_conf.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        matches!(words.next(), Some("search" | "domain")).then_some(words)
+    });
+    // the last one counts, as in the resolver of the C library
+    lists.last().into_iter().flatten().map(Into::into).collect()
+}
+
+fn holds_zones(key: &ObjectKey, map: &ConfigMap) -> bool {
+    let labels = map.metadata.labels.as_ref();
+    key.0 == "kube-system" && labels.is_some_and(|labels| labels.contains_key(DNS_ZONES))
 }
 
 fn zone_files(key: &ObjectKey, map: &ConfigMap) -> Vec<ZoneFile> {
-    let labels = map.metadata.labels.as_ref();
-    if key.0 != "kube-system" || !labels.is_some_and(|labels| labels.contains_key(ZONES_LABEL)) {
-        return Vec::new();
-    }
     let files = map.data.iter().flatten();
     files
         .map(|(file, text)| ZoneFile {
-            config_map: key.1.clone(),
-            file: file.clone(),
-            text: text.clone(),
+            config_map: key.1.as_str().into(),
+            file: file.as_str().into(),
+            text: text.as_str().into(),
         })
         .collect()
 }
@@ -328,6 +344,63 @@ mod tests {
             desired.pods.keys().map(|(_, name)| name.as_str()).collect::<Vec<_>>(),
             ["a"]
         );
+    }
+
+    #[test]
+    fn only_pods_with_the_standard_search_list_have_names_completed() {
+        let pod = |name: &str, spec: &str| {
+            format!(
+                r#"{{"metadata":{{"name":"{name}","namespace":"team"}},"spec":{{"containers":[]{spec}}},"status":{{"podIP":"100.64.0.{name}"}}}}"#
+            )
+        };
+        let (plain, own, host) = (
+            pod("1", ""),
+            pod("2", r#","dnsConfig":{"searches":["x"]}"#),
+            pod("3", r#","hostNetwork":true"#),
+        );
+        let Translated { searching, .. } = Translator::new("pi-1").translate(
+            true,
+            [
+                item(FeedKind::Pod, "1", 1, &plain),
+                item(FeedKind::Pod, "2", 1, &own),
+                item(FeedKind::Pod, "3", 1, &host),
+            ]
+            .into_iter(),
+        );
+        assert_eq!(searching.len(), 1);
+        let path = &searching[&"100.64.0.1".parse::<IpAddr>().unwrap()];
+        assert_eq!(&*path.namespace, "team");
+        let further = node_search("domain a.example\nsearch b.example c.example\nnameserver 127.0.0.1\n");
+        assert_eq!(
+            further.iter().map(|name| &**name).collect::<Vec<_>>(),
+            ["b.example", "c.example"]
+        );
+    }
+
+    #[test]
+    fn zone_files_are_those_of_labelled_config_maps_in_kube_system() {
+        let map = |labels: &str| format!(r#"{{"metadata":{{"uid":"u"{labels}}},"data":{{"db.example.lan":"text"}}}}"#);
+        let labelled = map(r#","labels":{"minidc.dev/dns-zones":""}"#);
+        let plain = map("");
+        let at = |namespace, name, json| Item {
+            kind: FeedKind::ConfigMap,
+            namespace,
+            name,
+            revision: 1,
+            json,
+        };
+        let items = [
+            at("kube-system", "zones", labelled.as_bytes()),
+            at("default", "zones", labelled.as_bytes()),
+            at("kube-system", "other", plain.as_bytes()),
+        ];
+        let Translated { zones, zone_maps, .. } = Translator::new("pi-1").translate(true, items.into_iter());
+        assert_eq!(zones.files.len(), 1);
+        assert_eq!(
+            (&*zones.files[0].config_map, &*zones.files[0].file),
+            ("zones", "db.example.lan")
+        );
+        assert_eq!(zone_maps["zones"], "u");
     }
 
     #[test]

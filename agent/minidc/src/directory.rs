@@ -32,10 +32,19 @@ struct Known {
     services: BTreeMap<Arc<Key>, Arc<Service>>,
     slices: HashMap<Arc<Key>, Arc<Slice>>,
     namespaces: BTreeSet<Box<str>>,
-    /// How many slices of Services offer a pod (namespace and name) for new connections.
-    offered: HashMap<Key, usize>,
+    /// Pods (namespace and name) in slices of Services.
+    pods: HashMap<Key, Listed>,
     synced: bool,
     listeners: Vec<mpsc::UnboundedSender<Fact>>,
+}
+
+/// In how many slices a pod is.
+#[derive(Clone, Copy, Default)]
+struct Listed {
+    /// In any state.
+    all: usize,
+    /// For new connections.
+    open: usize,
 }
 
 impl Directory {
@@ -204,18 +213,19 @@ impl Known {
                     Some(slice) => self.slices.insert(Arc::clone(key), Arc::clone(slice)),
                     None => self.slices.remove(key),
                 };
-                if let Some(before) = before {
-                    for pod in offered(key, &before) {
-                        if let Some(count) = self.offered.get_mut(&pod) {
-                            *count -= 1;
-                            if *count == 0 {
-                                self.offered.remove(&pod);
-                            }
+                for (pod, open) in before.iter().flat_map(|slice| pods(key, slice)) {
+                    if let Some(listed) = self.pods.get_mut(&pod) {
+                        listed.all -= 1;
+                        listed.open -= usize::from(open);
+                        if listed.all == 0 {
+                            self.pods.remove(&pod);
                         }
                     }
                 }
-                for pod in slice.iter().flat_map(|slice| offered(key, slice)) {
-                    *self.offered.entry(pod).or_default() += 1;
+                for (pod, open) in slice.iter().flat_map(|slice| pods(key, slice)) {
+                    let listed = self.pods.entry(pod).or_default();
+                    listed.all += 1;
+                    listed.open += usize::from(open);
                 }
                 changed.0 = true;
             }
@@ -232,20 +242,19 @@ impl Known {
     }
 }
 
-/// The pods that a slice offers for new connections, each once.
-fn offered(key: &Key, slice: &Slice) -> BTreeSet<Key> {
-    let mut pods = BTreeSet::new();
+/// The pods in a slice of a Service, each once, and whether it is offered for new connections.
+fn pods(key: &Key, slice: &Slice) -> BTreeMap<Key, bool> {
+    let mut pods = BTreeMap::new();
     if slice.service.is_some() {
-        let open = slice
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.ready && !endpoint.terminating);
-        pods.extend(open.filter_map(|endpoint| {
-            Some(Key {
-                namespace: key.namespace.clone(),
-                name: endpoint.pod.clone()?,
-            })
-        }));
+        for endpoint in &slice.endpoints {
+            if let Some(name) = endpoint.pod.clone() {
+                let pod = Key {
+                    namespace: key.namespace.clone(),
+                    name,
+                };
+                *pods.entry(pod).or_default() |= endpoint.ready && !endpoint.terminating;
+            }
+        }
     }
     pods
 }
@@ -290,12 +299,20 @@ impl Surroundings for Directory {
         };
         let (known, mut changed) = (Arc::clone(&self.known), self.slices_changed.subscribe());
         Box::pin(async move {
-            while lock(&known).offered.contains_key(&key) {
+            while lock(&known).pods.get(&key).is_some_and(|listed| listed.open > 0) {
                 if changed.changed().await.is_err() {
                     return;
                 }
             }
         })
+    }
+
+    fn offered(&self, namespace: &str, pod: &str) -> bool {
+        let key = Key {
+            namespace: namespace.into(),
+            name: pod.into(),
+        };
+        self.lock().pods.contains_key(&key)
     }
 }
 
@@ -337,6 +354,9 @@ mod tests {
         let draining = slice(r#"{"ready":true,"terminating":true}"#);
         directory.take(told(FeedKind::EndpointSlice, "web-b", Some(&draining)));
         wait.await;
+        assert!(directory.offered("default", "web-1"), "still listed");
+        directory.take(told(FeedKind::EndpointSlice, "web-b", None));
+        assert!(!directory.offered("default", "web-1"));
     }
 
     #[tokio::test]

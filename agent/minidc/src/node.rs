@@ -1,6 +1,6 @@
 //! `minidc agent`, and the node beside a control plane: link, kubelet, network and LEDs, and what they tell each other.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use futures::future::BoxFuture;
@@ -17,7 +17,11 @@ use minidc_link::{
     server::Server,
     token::Token,
 };
-use minidc_net::{NetworkState, Peers, services::ProxyState};
+use minidc_net::{
+    NetworkState, Peers,
+    dns::{SearchPaths, ZoneFiles},
+    services::ProxyState,
+};
 use tokio::{io::AsyncRead, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -26,12 +30,12 @@ use crate::{
     commands::status::{FILE, SERVER_ONLY, Status},
     config::{Config, LedDriver},
     control_plane::{make_private, supervise},
-    desired::{Item, Ranges, Translated, Translator},
+    desired::{Item, Ranges, Translator},
     directory::Directory,
     lan_names,
     net_check::NetChecks,
     network_condition,
-    networking::Networking,
+    networking::{Names, Networking, upstreams},
     reports::Reports,
 };
 
@@ -141,7 +145,14 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     let (ranges_sender, ranges) = watch::channel(None);
     let network_state = watch::Sender::new(NetworkState::default());
     let proxy_state = watch::Sender::new(ProxyState::default());
+    let (zones_sender, zones) = watch::channel(Arc::default());
+    let (zone_maps_sender, zone_maps) = watch::channel(Arc::default());
+    let (searching_sender, searching) = watch::channel(Arc::default());
+    let dns_problem = watch::Sender::new(None);
     let translation = Translation {
+        zones: zones_sender,
+        zone_maps: zone_maps_sender,
+        searching: searching_sender,
         desired: desired_sender,
         peers: peers_sender,
         ranges: ranges_sender,
@@ -160,6 +171,15 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     };
     parts.spawn(net_checks.run(shutdown.clone()));
     let networking = Networking {
+        names: Names {
+            upstreams: upstreams(&config.dns.upstream)?,
+            keep: directory.join("zones"),
+            zones,
+            zone_maps,
+            pods: searching,
+            reports,
+        },
+        dns_problem: dns_problem.clone(),
         node: node.clone(),
         ranges,
         peers,
@@ -180,6 +200,7 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
         kubelet: kubelet_health,
         network: network_state.subscribe(),
         proxy: proxy_state.subscribe(),
+        dns_problem: dns_problem.subscribe(),
         handle,
     };
     let role = if local.is_some() { "server and node" } else { "node" };
@@ -391,6 +412,20 @@ struct Translation {
     desired: watch::Sender<Arc<Desired>>,
     peers: watch::Sender<Arc<Peers>>,
     ranges: watch::Sender<Option<Ranges>>,
+    zones: watch::Sender<Arc<ZoneFiles>>,
+    zone_maps: watch::Sender<Arc<BTreeMap<Box<str>, String>>>,
+    searching: watch::Sender<Arc<SearchPaths>>,
+}
+
+/// Hands on what is new.
+fn renew<T: PartialEq>(to: &watch::Sender<Arc<T>>, now: T) {
+    to.send_if_modified(|present| {
+        let news = **present != now;
+        if news {
+            *present = Arc::new(now);
+        }
+        news
+    });
 }
 
 impl Translation {
@@ -409,15 +444,12 @@ impl Translation {
                 revision: entry.revision,
                 json: &entry.json,
             });
-            let Translated { desired, peers, .. } = translator.translate(state.synced, items);
-            self.desired.send_replace(Arc::new(desired));
-            self.peers.send_if_modified(|present| {
-                let news = **present != peers;
-                if news {
-                    *present = Arc::new(peers);
-                }
-                news
-            });
+            let translated = translator.translate(state.synced, items);
+            self.desired.send_replace(Arc::new(translated.desired));
+            renew(&self.peers, translated.peers);
+            renew(&self.zones, translated.zones);
+            renew(&self.zone_maps, translated.zone_maps);
+            renew(&self.searching, translated.searching);
             self.ranges
                 .send_if_modified(|present| std::mem::replace(present, translator.ranges) != translator.ranges);
             tokio::select! {
@@ -434,6 +466,7 @@ struct Watched {
     kubelet: watch::Receiver<minidc_kubelet::Health>,
     network: watch::Receiver<NetworkState>,
     proxy: watch::Receiver<ProxyState>,
+    dns_problem: watch::Receiver<Option<String>>,
     handle: minidc_kubelet::Handle,
 }
 
@@ -442,6 +475,7 @@ impl Watched {
         let stage = stage(&self.link.borrow_and_update());
         let network = self.network.borrow_and_update().clone();
         let rules_ok = self.proxy.borrow_and_update().problem.is_none();
+        let names_ok = self.dns_problem.borrow_and_update().is_none();
         let kubelet = self.kubelet.borrow_and_update().clone();
         // a node that never was a member has neither pods nor network, and that is no fault
         let member = !matches!(
@@ -451,7 +485,7 @@ impl Watched {
         NodeHealth {
             stage,
             runtime_ok: !member || kubelet.runtime_ok,
-            network_ok: !member || (network.is_sound() && rules_ok),
+            network_ok: !member || (network.is_sound() && rules_ok && names_ok),
             pods_running: kubelet.pods_running,
             pods_failing: kubelet.pods_failing,
             disk_pressure: kubelet.disk_pressure,
@@ -492,6 +526,7 @@ async fn keep_health(
             changed = watched.kubelet.changed() => if changed.is_err() { break },
             changed = watched.network.changed() => if changed.is_err() { break },
             changed = watched.proxy.changed() => if changed.is_err() { break },
+            changed = watched.dns_problem.changed() => if changed.is_err() { break },
             () = shutdown.cancelled() => break,
         }
     }
