@@ -321,7 +321,8 @@ impl Running {
 
     /// Looks whether the table is as we wrote it, after not having listened.
     async fn verify(&mut self) -> Result<(), Error> {
-        let expected = u32::try_from(rules::OBJECTS + self.ledger.choices()).unwrap_or(u32::MAX);
+        let chains: usize = self.ledger.choices().map(rules::chains).sum();
+        let expected = u32::try_from(rules::OBJECTS + chains).unwrap_or(u32::MAX);
         let found = self.with_kernel(Kernel::table).await?;
         match found {
             Ok(Some(Table { objects })) if objects == expected => {}

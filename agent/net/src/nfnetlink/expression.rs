@@ -41,6 +41,10 @@ pub(crate) enum Meta {
 pub(crate) enum Tracked {
     State = 0,
     Status = 2,
+    /// Port that the first packet was for, before translation.
+    OriginalPort = 12,
+    /// Source of the first packet, before translation.
+    OriginalSource = 19,
     /// Destination of the first packet, before translation.
     OriginalDestination = 20,
 }
@@ -198,8 +202,11 @@ impl Expression {
             Self::Tracked { key, to } => {
                 data.u32(1, to.number());
                 data.u32(2, *key as u32);
-                if *key == Tracked::OriginalDestination {
-                    data.bytes(3, &[0]);
+                match key {
+                    Tracked::State | Tracked::Status => {}
+                    Tracked::OriginalPort | Tracked::OriginalSource | Tracked::OriginalDestination => {
+                        data.bytes(3, &[0]);
+                    }
                 }
             }
             Self::AddressType { source, to } => {

@@ -202,9 +202,9 @@ impl Ledger {
         self.endpoints
     }
 
-    /// Chains of ways of choosing that are there, in use or not.
-    pub(crate) fn choices(&self) -> usize {
-        self.choices.len()
+    /// Ways of choosing that are there, in use or not.
+    pub(crate) fn choices(&self) -> impl Iterator<Item = Choice> {
+        self.choices.keys().copied()
     }
 
     /// The number that the kernel knows a way of choosing by.

@@ -46,6 +46,10 @@ const TARGET: Value = Value::Data(&[Type::Address, Type::Port]);
 /// Chosen by client: who was led where, for session affinity.
 pub(crate) const AFFINITY: &str = "affinity";
 const CHOICES: &str = "choices";
+/// Those that lead to no other choice: the kernel admits no circles.
+const LAST_CHOICES: &str = "choices-inside";
+/// How long a client is remembered, by the number of the way of choosing.
+const REMEMBER: &str = "remember";
 
 const fn set(name: &'static str, key: &'static [Type], value: Value) -> Set {
     Set {
@@ -56,7 +60,7 @@ const fn set(name: &'static str, key: &'static [Type], value: Value) -> Set {
     }
 }
 
-const SETS: [Set; 11] = [
+const SETS: [Set; 13] = [
     set("services", ADDRESS_KEY, NUMBER),
     set("node-ports", PORT_KEY, NUMBER),
     set("services-inside", ADDRESS_KEY, NUMBER),
@@ -64,6 +68,8 @@ const SETS: [Set; 11] = [
     set("endpoints", NUMBERED_ADDRESS_KEY, TARGET),
     set("node-port-endpoints", NUMBERED_PORT_KEY, TARGET),
     set(CHOICES, &[Type::Halves], Value::Verdict),
+    set(LAST_CHOICES, &[Type::Halves], Value::Verdict),
+    set(REMEMBER, &[Type::Halves], Value::Verdict),
     set("refused", ADDRESS_KEY, Value::None),
     set("refused-node-ports", PORT_KEY, Value::None),
     set("hairpin", &[Type::Address, Type::Address], Value::None),
@@ -80,7 +86,7 @@ const fn hook(place: Place, priority: i32, nat: bool) -> Option<Hook> {
 }
 
 /// The chains that are always there; those without a hook are led to.
-const CHAINS: [(&str, Option<Hook>); 10] = [
+const CHAINS: [(&str, Option<Hook>); 12] = [
     ("refuse", None),
     ("services", None),
     // Before connection tracking.
@@ -88,6 +94,9 @@ const CHAINS: [(&str, Option<Hook>); 10] = [
     ("untracked-out", hook(Place::Output, -300, false)),
     ("prerouting", hook(Place::Prerouting, -100, true)),
     ("output", hook(Place::Output, -100, true)),
+    // Right after the destination was chosen.
+    ("remember-in", hook(Place::Prerouting, -99, false)),
+    ("remember-out", hook(Place::Output, -99, false)),
     // Before the host's own rules, so that refused is refused and not dropped; nothing is accepted here.
     ("refused-in", hook(Place::Input, -10, false)),
     ("refused-forward", hook(Place::Forward, -10, false)),
@@ -196,8 +205,13 @@ impl Rule {
         })
     }
 
-    /// To the way of choosing whose number a map has for the key.
-    fn choose(self, key: impl IntoIterator<Item = Expression>, map: &'static str) -> Vec<Expression> {
+    /// To the way of choosing whose number a map has for the key, which `choices` knows.
+    fn choose(
+        self,
+        key: impl IntoIterator<Item = Expression>,
+        map: &'static str,
+        choices: &'static str,
+    ) -> Vec<Expression> {
         let priority = Meta::Priority;
         self.all(key)
             .then(Expression::Lookup {
@@ -210,13 +224,21 @@ impl Rule {
                 key: priority,
                 from: R0,
             })
-            .then(Expression::LoadMeta { key: priority, to: R0 })
-            .end(Expression::Lookup {
-                set: CHOICES,
-                from: R0,
-                to: None,
-                verdict: true,
-            })
+            .by_number(choices)
+    }
+
+    /// To what a map has for the number that the packet carries.
+    fn by_number(self, set: &'static str) -> Vec<Expression> {
+        self.then(Expression::LoadMeta {
+            key: Meta::Priority,
+            to: R0,
+        })
+        .end(Expression::Lookup {
+            set,
+            from: R0,
+            to: None,
+            verdict: true,
+        })
     }
 
     /// Leaves no trace of the number that led here.
@@ -330,13 +352,13 @@ fn frame_rules(frame: &Frame) -> Vec<(&'static str, Vec<Expression>)> {
     let mut rules = vec![
         ("refuse", Rule::new().protocol(true, TCP).end(refuse(Refusal::TcpReset))),
         ("refuse", Rule::new().end(refuse(Refusal::PortUnreachable))),
-        ("services", Rule::new().choose(address_key(), "services")),
+        ("services", Rule::new().choose(address_key(), "services", CHOICES)),
         (
             "services",
             Rule::new()
                 .address(false, loopback, false)
                 .local(false, true)
-                .choose(port_key(), "node-ports"),
+                .choose(port_key(), "node-ports", CHOICES),
         ),
     ];
     // The node answers names itself: no need to remember who asked.
@@ -345,6 +367,10 @@ fn frame_rules(frame: &Frame) -> Vec<(&'static str, Vec<Expression>)> {
             let rule = Rule::new().exactly(source, dns).port(source, true, DNS_PORT);
             rules.push((chain, rule.end(Expression::NoTrack)));
         }
+    }
+    for chain in ["remember-in", "remember-out"] {
+        let first = new().tracked(Tracked::Status, STATUS_TRANSLATED);
+        rules.push((chain, first.by_number(REMEMBER)));
     }
     for chain in ["prerouting", "output"] {
         let jump = Expression::Go(Verdict::Jump("services".to_owned()));
@@ -461,12 +487,16 @@ fn choice_rules(choice: Choice, pods: Range) -> Vec<Vec<Expression>> {
     };
     let mut first = 0;
     match choice.flavour {
-        Flavour::Inside => rules.push(Rule::new().chosen().0),
-        Flavour::Outside => rules.push(mark(Rule::new().chosen()).0),
+        Flavour::Inside => {}
+        Flavour::Outside => rules.push(mark(Rule::new()).0),
         Flavour::Local => {
             first = OWN_NUMBERS;
-            rules.push(Rule::new().address(true, pods, true).choose(key.clone(), inside));
-            rules.push(mark(Rule::new().local(true, true)).choose(key, inside));
+            rules.push(
+                Rule::new()
+                    .address(true, pods, true)
+                    .choose(key.clone(), inside, LAST_CHOICES),
+            );
+            rules.push(mark(Rule::new().local(true, true)).choose(key, inside, LAST_CHOICES));
         }
     }
     let size = u32::from(choice.size);
@@ -474,19 +504,8 @@ fn choice_rules(choice: Choice, pods: Range) -> Vec<Vec<Expression>> {
         rules.push(Rule::new().end(Expression::Go(Verdict::Drop)));
         return rules;
     }
-    if let Some(seconds) = choice.sticky {
-        // Who comes for the first time is remembered with a random endpoint; who comes again keeps his for longer.
-        let value = Register(4);
-        let remember = Rule::new()
-            .all(sticky_key())
-            .all(target(choice.port, value, first, size))
-            .then(Expression::Remember {
-                map: AFFINITY,
-                key: R0,
-                value,
-                seconds,
-            });
-        rules.push(remember.0);
+    if choice.sticky.is_some() {
+        // The number stays, by which the client is remembered in a moment.
         let recall = Rule::new().all(sticky_key()).then(Expression::Lookup {
             set: AFFINITY,
             from: R0,
@@ -494,6 +513,8 @@ fn choice_rules(choice: Choice, pods: Range) -> Vec<Vec<Expression>> {
             verdict: false,
         });
         rules.push(recall.end(destination()));
+    } else {
+        rules.push(Rule::new().chosen().0);
     }
     rules.push(Rule::new().all(target(choice.port, R0, first, size)).end(destination()));
     // A packet that meets a change half way may have drawn a number that is gone. The first is there as long as any.
@@ -501,6 +522,29 @@ fn choice_rules(choice: Choice, pods: Range) -> Vec<Vec<Expression>> {
         rules.push(Rule::new().all(target(choice.port, R0, first, 1)).end(destination()));
     }
     rules
+}
+
+/// Remembers a client and where he was just led; who comes again is remembered for longer. (To remember the endpoint where
+/// it is chosen would be shorter, but nft 1.0.6 gives up listing such a rule.)
+fn remember_rule(seconds: u32) -> Vec<Expression> {
+    let tracked = |key, register| Expression::Tracked {
+        key,
+        to: Register(register),
+    };
+    Rule::new()
+        .chosen()
+        .then(tracked(Tracked::OriginalSource, 0))
+        .then(tracked(Tracked::OriginalDestination, 1))
+        .then(protocol_into(Register(2)))
+        .then(tracked(Tracked::OriginalPort, 3))
+        .then(expression::address(false, Register(4)))
+        .then(expression::port(false, Register(5)))
+        .end(Expression::Remember {
+            map: AFFINITY,
+            key: R0,
+            value: Register(4),
+            seconds,
+        })
 }
 
 /// Client, door as it was entered: registers 0 to 3.
@@ -538,14 +582,46 @@ pub(crate) fn open(batch: &mut Batch, choice: Choice, number: u32, pods: Range) 
     for rule in choice_rules(choice, pods) {
         batch.add_rule(&name, &rule);
     }
-    batch.add_elements(CHOICES, [choice_element(number, Verdict::Goto(name))]);
+    if let Some(seconds) = choice.sticky {
+        let name = remember_chain(choice);
+        batch.add_chain(&name, None);
+        batch.add_rule(&name, &remember_rule(seconds));
+    }
+    for (map, name) in known_to(choice) {
+        batch.add_elements(map, [choice_element(number, Verdict::Goto(name))]);
+    }
 }
 
 /// Takes it away again.
 pub(crate) fn close(batch: &mut Batch, choice: Choice, number: u32) {
-    let name = chain(choice);
-    batch.remove_elements(CHOICES, [choice_element(number, Verdict::Goto(name.clone()))]);
-    batch.remove_chain(&name);
+    for (map, name) in known_to(choice) {
+        batch.remove_elements(map, [choice_element(number, Verdict::Goto(name))]);
+    }
+    batch.remove_chain(&chain(choice));
+    if choice.sticky.is_some() {
+        batch.remove_chain(&remember_chain(choice));
+    }
+}
+
+/// How many chains a way of choosing takes.
+pub(crate) fn chains(choice: Choice) -> usize {
+    1 + usize::from(choice.sticky.is_some())
+}
+
+fn remember_chain(choice: Choice) -> String {
+    format!("remember-{}", chain(choice))
+}
+
+/// The maps that lead to a way of choosing by its number, and the chains.
+fn known_to(choice: Choice) -> Vec<(&'static str, String)> {
+    let mut maps = vec![(CHOICES, chain(choice))];
+    if choice.flavour == Flavour::Inside {
+        maps.push((LAST_CHOICES, chain(choice)));
+    }
+    if choice.sticky.is_some() {
+        maps.push((REMEMBER, remember_chain(choice)));
+    }
+    maps
 }
 
 fn choice_element(number: u32, verdict: Verdict) -> table::Element {
