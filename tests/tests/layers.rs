@@ -8,6 +8,7 @@ use serde_json::Value;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("minidc-api", &[]),
     ("minidc-hardware", &[]),
+    ("minidc-image", &[]),
     ("minidc-store", &[]),
     ("minidc-apiserver", &["minidc-api", "minidc-store"]),
     ("minidc-controllers", &["minidc-api"]),
@@ -22,6 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "minidc-apiserver",
             "minidc-controllers",
             "minidc-hardware",
+            "minidc-image",
             "minidc-kubelet",
             "minidc-link",
             "minidc-net",

@@ -1,0 +1,57 @@
+//! Mistakes in a seed, for people.
+
+use std::fmt;
+
+use super::FILE;
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Line of the file, from 1; `None` when something is missing.
+    pub line: Option<usize>,
+    /// Key it is about, as `wifi.country`.
+    pub key: Option<String>,
+    /// What is wrong and what to write instead. Never contains a secret.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if let Some(key) = &self.key {
+            write!(f, "{key}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// All of them, one a line, each with the file's name.
+pub fn listed(problems: &[Problem]) -> String {
+    problems
+        .iter()
+        .map(|problem| format!("{FILE}: {problem}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Contents of the text file beside the seed. Lines end as Notepad of any age wants them.
+pub fn report(problems: &[Problem]) -> String {
+    let many = match problems.len() {
+        1 => "one mistake".to_owned(),
+        count => format!("{count} mistakes"),
+    };
+    let mut text = format!(
+        "This board did not start, because there is {verb}{many} in the file {FILE} on this card:\n\n",
+        verb = if problems.len() == 1 { "" } else { "a list of " }
+    );
+    for problem in problems {
+        text.push_str(&format!("  - {problem}\n"));
+    }
+    text.push_str(&format!(
+        "\nOpen {FILE} with any text editor, correct what is listed, save it, and put the card back into the board.\n\
+         This file disappears when {FILE} is in order.\n"
+    ));
+    text.replace('\n', "\r\n")
+}
