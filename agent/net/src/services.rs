@@ -33,7 +33,7 @@ use view::Surroundings;
 
 /// First wait after a refused change, or before a table that somebody changed is written anew; doubled up to
 /// [`RETRY_LONGEST`].
-const RETRY: Duration = Duration::from_millis(200);
+const RETRY: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
 /// Changes further apart than this are not a quarrel with another program.
 const PEACE: Duration = Duration::from_secs(60);
@@ -117,6 +117,7 @@ impl Proxy {
             since: Instant::now(),
             problem: None,
             retry: None,
+            patience: None,
             wait: RETRY,
             last_trouble: None,
         }
@@ -152,6 +153,8 @@ struct Running {
     since: Instant,
     problem: Option<String>,
     retry: Option<Instant>,
+    /// How long the node's range is waited for.
+    patience: Option<Instant>,
     /// Wait before the next retry.
     wait: Duration,
     last_trouble: Option<Instant>,
@@ -165,7 +168,7 @@ impl Running {
         self.listen();
         loop {
             self.pass().await?;
-            let retry = self.retry;
+            let wake = self.retry.or(self.patience);
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 fact = facts.recv(), if telling => match fact {
@@ -179,7 +182,7 @@ impl Running {
                 },
                 changed = own.changed(), if owning => owning = changed.is_ok(),
                 heard = hear(self.news.as_ref(), self.kernel.as_ref().map_or(0, Kernel::port)) => self.heard(heard).await?,
-                () = until(retry) => self.retry = None,
+                () = until(wake) => (self.retry, self.patience) = (None, None),
             }
         }
     }
@@ -206,9 +209,10 @@ impl Running {
                 return Ok(());
             }
             if frame.own.is_none() && Instant::now() < patient_until {
-                self.retry = Some(patient_until);
+                self.patience = Some(patient_until);
                 return Ok(());
             }
+            self.patience = None;
         }
         let whole = self.rules != Rules::Ours || self.frame != Some(frame);
         if whole {

@@ -123,9 +123,7 @@ pub(crate) fn rules_come_back_when_somebody_flushes_them(node: &mut Node) -> Res
     let whole = table()?;
     for interference in [
         "flush ruleset",
-        "delete table ip minidc",
         "flush table ip minidc",
-        "flush chain ip minidc postrouting",
         "flush map ip minidc endpoints",
         "add rule ip minidc refused-forward drop",
     ] {
