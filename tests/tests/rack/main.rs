@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         dns::ALL,
         names::ALL,
         probes::ALL,
+        services::LAST,
         images::ALL,
         joining::ALL,
         failures::ALL,

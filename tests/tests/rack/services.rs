@@ -85,11 +85,13 @@ pub(crate) const ALL: &[crate::Promise] = &[
         "a_killed_backend_and_an_unplugged_node_cost_few_requests",
         a_killed_backend_and_an_unplugged_node_cost_few_requests,
     ),
-    (
-        "endpoint_slices_follow_a_scale_down_to_nothing",
-        endpoint_slices_follow_a_scale_down_to_nothing,
-    ),
 ];
+
+/// Runs after all that use the pods of this file.
+pub(crate) const LAST: &[crate::Promise] = &[(
+    "endpoint_slices_follow_a_scale_down_to_nothing",
+    endpoint_slices_follow_a_scale_down_to_nothing,
+)];
 
 const NODES: [&str; 3] = ["pi-1", "pi-2", "pi-3"];
 const PATIENCE: Duration = Duration::from_secs(30);
