@@ -20,7 +20,7 @@ impl State {
                 "the control plane has another or an older store than this node knew; pods keep running"
             }
             Self::RuntimeDown => "containerd does not answer",
-            Self::NetworkDown => "the pod network is not set up",
+            Self::NetworkDown => "pods, Services or names are not reached as they should be",
             Self::DiskPressure => "the SD card is nearly full",
             Self::MemoryPressure => "memory is nearly used up",
             Self::Hot => "the processor is so hot that it slows down",
@@ -47,7 +47,7 @@ impl State {
             Self::Refused(Refusal::Other) => "read the log: `journalctl -u minidc`",
             Self::ForeignStore => "if that is meant so: `minidc node adopt` on the board",
             Self::RuntimeDown => "`systemctl status containerd`; if it stays so, the card may be worn out",
-            Self::NetworkDown => "`kubectl describe node`: the condition NetworkUnavailable says why",
+            Self::NetworkDown => "`minidc net check`; `kubectl describe node`: NetworkUnavailable or NetworkDegraded says why",
             Self::DiskPressure => "remove images or volumes, or use a larger card",
             Self::MemoryPressure => "lower the memory requests, or add a board",
             Self::Hot => "give it air",

@@ -352,9 +352,10 @@ fn change(items: &mut BTreeMap<Key, Entry>, item: FeedItem) -> bool {
         FeedOp::Put(json) => {
             let entry = Entry::new(item.kind, item.revision, json);
             let essence = entry.essence;
-            items.insert(key, entry).is_none_or(|before| before.essence != essence)
+            let lasting = key.0 != FeedKind::NetCheck;
+            lasting & items.insert(key, entry).is_none_or(|before| before.essence != essence)
         }
-        FeedOp::Delete => items.remove(&key).is_some(),
+        FeedOp::Delete => items.remove(&key).is_some() && key.0 != FeedKind::NetCheck,
     }
 }
 
@@ -412,7 +413,9 @@ fn essence(kind: FeedKind, json: &[u8]) -> [u8; 32] {
 }
 
 fn to_bytes<'a>(store: Option<StoreId>, items: impl Iterator<Item = (&'a Key, &'a Entry)>) -> Result<Vec<u8>, Error> {
-    let items = items.map(|((kind, namespace, name), entry)| {
+    // a check of the network is over before a node that was switched off is up again
+    let lasting = items.filter(|((kind, ..), _)| *kind != FeedKind::NetCheck);
+    let items = lasting.map(|((kind, namespace, name), entry)| {
         (
             *kind,
             namespace.clone(),

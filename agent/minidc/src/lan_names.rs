@@ -1,14 +1,18 @@
 //! Names for people: says by an event on the Service how the name of a load balancer on the LAN does.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use minidc_link::names::{Announcer, NameState};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     directory::Directory,
     reports::{About, Reports},
 };
+
+/// A name that cannot be announced for so long is told of.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Announces the names of load balancers that this node has, until `shutdown`; then takes them back.
 ///
@@ -24,23 +28,23 @@ pub(crate) async fn run(
     let announcing = announcer.run(directory.names(), shutdown.clone());
     let reporting = async {
         let mut told: BTreeMap<String, NameState> = BTreeMap::new();
-        while states.changed().await.is_ok() {
+        let mut unavailable: BTreeMap<String, Instant> = BTreeMap::new();
+        loop {
             let now = Arc::clone(&states.borrow_and_update());
             told.retain(|label, _| now.contains_key(label));
-            for (label, state) in now.iter() {
+            unavailable.retain(|label, _| matches!(now.get(label), Some(NameState::Unavailable { .. })));
+            let mut again = None;
+            for (label, state) in now.iter().filter(|(label, state)| told.get(*label) != Some(*state)) {
+                if let NameState::Unavailable { .. } = state {
+                    // Avahi is started again within moments, which nobody needs to hear of
+                    let due = *unavailable.entry(label.clone()).or_insert_with(Instant::now) + PATIENCE;
+                    if due > Instant::now() {
+                        again = Some(again.map_or(due, |earlier: Instant| earlier.min(due)));
+                        continue;
+                    }
+                }
                 let Some(saying) = saying(label, state) else { continue };
-                if told.get(label) == Some(state) {
-                    continue;
-                }
                 told.insert(label.clone(), state.clone());
-                match saying {
-                    Saying {
-                        warning: true,
-                        ref message,
-                        ..
-                    } => tracing::warn!("{message}"),
-                    Saying { ref message, .. } => tracing::info!("{message}"),
-                }
                 let Some((key, service)) = directory.named(label) else {
                     continue;
                 };
@@ -53,6 +57,16 @@ pub(crate) async fn run(
                 reports
                     .write(&about, saying.warning, saying.reason, &saying.message)
                     .await;
+            }
+            let later = async {
+                match again {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = states.changed() => if changed.is_err() { return },
+                () = later => {}
             }
         }
     };

@@ -10,6 +10,7 @@ mod failures;
 mod images;
 mod joining;
 mod names;
+mod network;
 mod nodes;
 mod pods;
 mod probes;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         dns::ALL,
         names::ALL,
         probes::ALL,
+        network::ALL,
         services::LAST,
         images::ALL,
         joining::ALL,
