@@ -40,6 +40,8 @@ const PEACE: Duration = Duration::from_secs(60);
 /// A node that was restarted learns its pod range within moments; so long an earlier run's rules are left, since the new
 /// ones would have no way out of the cluster.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Whether bridged packets go by the rules can be switched without a word; so often it is looked at.
+const LOOK: Duration = Duration::from_secs(60);
 /// Transactions of more changes than this are made without listening: their own news would not fit.
 const QUIET: usize = 2_000;
 
@@ -183,6 +185,7 @@ impl Running {
                 changed = own.changed(), if owning => owning = changed.is_ok(),
                 heard = hear(self.news.as_ref(), self.kernel.as_ref().map_or(0, Kernel::port)) => self.heard(heard).await?,
                 () = until(wake) => (self.retry, self.patience) = (None, None),
+                () = tokio::time::sleep(LOOK) => {}
             }
         }
     }

@@ -145,10 +145,37 @@ fn kind_and_data(kind: u32, data: &[u8]) -> Vec<u8> {
     notes
 }
 
-/// One element: the bytes of its key and what it leads to.
+/// A key or a value: up to four parts of four bytes each, in place, since there are tens of thousands at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Parts {
+    bytes: [u8; 16],
+    length: usize,
+}
+
+impl Parts {
+    /// Further bytes, filled up with zeros to a multiple of four. More than fit in all are left out.
+    pub(crate) fn and(mut self, part: &[u8]) -> Self {
+        for (place, byte) in self.bytes.iter_mut().skip(self.length).zip(part) {
+            *place = *byte;
+        }
+        self.length = (self.length + part.len().next_multiple_of(4)).min(self.bytes.len());
+        self
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    /// A part by its number, from 0 on.
+    pub(crate) fn part(&self, number: usize) -> Option<[u8; 4]> {
+        self.bytes().chunks_exact(4).nth(number)?.try_into().ok()
+    }
+}
+
+/// One element: its key and what it leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Element {
-    pub(crate) key: Vec<u8>,
+    pub(crate) key: Parts,
     pub(crate) value: Option<ElementValue>,
     /// For dynamic sets: how long elements live, and how long this one has left, both in milliseconds.
     pub(crate) life: Option<(u64, u64)>,
@@ -156,7 +183,7 @@ pub(crate) struct Element {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ElementValue {
-    Data(Vec<u8>),
+    Data(Parts),
     Verdict(Verdict),
 }
 
@@ -280,7 +307,7 @@ impl Batch {
                 attributes.text(2, set);
                 attributes.nested(3, |list| {
                     while let Some(element) = elements.next_if(|_| budget > 0) {
-                        budget = budget.saturating_sub(element.key.len() + 100);
+                        budget = budget.saturating_sub(element.key.length + 100);
                         element.write(list, kind == Kind::NewElement);
                     }
                 });
@@ -330,13 +357,13 @@ fn bracket(kind: u16, sequence: u32) -> Head {
 impl Element {
     fn write(&self, list: &mut Attributes<'_>, with_value: bool) {
         list.nested(1, |element| {
-            element.nested(1, |key| key.bytes(1, &self.key));
+            element.nested(1, |key| key.bytes(1, self.key.bytes()));
             if !with_value {
                 return;
             }
             match &self.value {
                 None => {}
-                Some(ElementValue::Data(value)) => element.nested(2, |data| data.bytes(1, value)),
+                Some(ElementValue::Data(value)) => element.nested(2, |data| data.bytes(1, value.bytes())),
                 Some(ElementValue::Verdict(verdict)) => element.nested(2, |data| verdict.write(data)),
             }
             if let Some((timeout, left)) = self.life {
@@ -356,8 +383,8 @@ impl Element {
                 let data = |kind| message::find(message::find(element, kind)?, 1);
                 let life = number(message::find(element, 4)).zip(number(message::find(element, 5)));
                 Some(Self {
-                    key: data(1)?.to_vec(),
-                    value: data(2).map(|value| ElementValue::Data(value.to_vec())),
+                    key: Parts::default().and(data(1)?),
+                    value: data(2).map(|value| ElementValue::Data(Parts::default().and(value))),
                     life,
                 })
             })

@@ -8,10 +8,7 @@
 //! cannot list a map that looks up in a map. It is nobody's at that point: a packet that is passed on gets another when it
 //! is routed, and the first packet of a connection of this node's own is left with none.
 
-use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
-};
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::{
     plan::{Change, Element, OWN_NUMBERS},
@@ -23,7 +20,7 @@ use crate::{
     facts::Protocol,
     nfnetlink::{
         expression::{self, Expression, Meta, Refusal, Register, Tracked, Verdict, within},
-        table::{self, Batch, ElementValue, Hook, Place, Set, Type, Value},
+        table::{self, Batch, ElementValue, Hook, Parts, Place, Set, Type, Value},
     },
 };
 
@@ -329,12 +326,7 @@ pub(crate) fn write_frame(batch: &mut Batch, frame: &Frame) {
     for (chain, rule) in frame_rules(frame) {
         batch.add_rule(chain, &rule);
     }
-    let drop = table::Element {
-        key: 0_u32.to_ne_bytes().to_vec(),
-        value: Some(ElementValue::Verdict(Verdict::Drop)),
-        life: None,
-    };
-    batch.add_elements(CHOICES, [drop]);
+    batch.add_elements(CHOICES, [choice_element(0, Verdict::Drop)]);
 }
 
 fn frame_rules(frame: &Frame) -> Vec<(&'static str, Vec<Expression>)> {
@@ -626,7 +618,7 @@ fn known_to(choice: Choice) -> Vec<(&'static str, String)> {
 
 fn choice_element(number: u32, verdict: Verdict) -> table::Element {
     table::Element {
-        key: number.to_ne_bytes().to_vec(),
+        key: parts(&number.to_ne_bytes()),
         value: Some(ElementValue::Verdict(verdict)),
         life: None,
     }
@@ -634,79 +626,70 @@ fn choice_element(number: u32, verdict: Verdict) -> table::Element {
 
 /// Removals and then additions, those of one set together.
 pub(crate) fn write_changes(batch: &mut Batch, changes: &[Change], number: impl Fn(Option<Choice>) -> u32) {
-    let mut removed: BTreeMap<&str, Vec<table::Element>> = BTreeMap::new();
-    let mut added = removed.clone();
-    for change in changes {
-        let (to, element) = match change {
-            Change::Remove(element) => (&mut removed, *element),
-            Change::Add(element) => (&mut added, *element),
-        };
-        let (set, element) = write(element, &number);
-        to.entry(set).or_default().push(element);
+    for set in SETS.iter().map(|set| set.name) {
+        let removed = changes.iter().filter_map(|change| match change {
+            Change::Remove(element) if set_of(*element) == set => Some(write(*element, &number)),
+            _ => None,
+        });
+        batch.remove_elements(set, removed);
     }
-    for (set, elements) in removed {
-        batch.remove_elements(set, elements);
-    }
-    for (set, elements) in added {
-        batch.add_elements(set, elements);
+    for set in SETS.iter().map(|set| set.name) {
+        let added = changes.iter().filter_map(|change| match change {
+            Change::Add(element) if set_of(*element) == set => Some(write(*element, &number)),
+            _ => None,
+        });
+        batch.add_elements(set, added);
     }
 }
 
-/// The set that an element belongs to, and its bytes.
-fn write(element: Element, number: &impl Fn(Option<Choice>) -> u32) -> (&'static str, table::Element) {
-    let by = |door: Door, by_address, by_port| if door.is_port() { by_port } else { by_address };
-    let data = |key, value: Option<Vec<u8>>| table::Element {
+/// The set that an element belongs to.
+fn set_of(element: Element) -> &'static str {
+    match element {
+        Element::Lead(Door::Address(..), _) => "services",
+        Element::Lead(Door::Port(..), _) => "node-ports",
+        Element::Inside(Door::Address(..), _) => "services-inside",
+        Element::Inside(Door::Port(..), _) => "node-ports-inside",
+        Element::Endpoint(Door::Address(..), ..) => "endpoints",
+        Element::Endpoint(Door::Port(..), ..) => "node-port-endpoints",
+        Element::Refused(Door::Address(..)) => "refused",
+        Element::Refused(Door::Port(..)) => "refused-node-ports",
+        Element::Hairpin(_) => "hairpin",
+    }
+}
+
+fn write(element: Element, number: &impl Fn(Option<Choice>) -> u32) -> table::Element {
+    let numbered = |choice| Some(parts(&number(choice).to_ne_bytes()));
+    let (key, value) = match element {
+        Element::Lead(door, choice) => (key(door), numbered(choice)),
+        Element::Inside(door, choice) => (key(door), numbered(Some(choice))),
+        Element::Endpoint(door, index, endpoint) => {
+            let target = parts(&endpoint.ip().octets()).and(&endpoint.port().to_be_bytes());
+            (key(door).and(&index.to_ne_bytes()), Some(target))
+        }
+        Element::Refused(door) => (key(door), None),
+        Element::Hairpin(address) => (parts(&address.octets()).and(&address.octets()), None),
+    };
+    table::Element {
         key,
         value: value.map(ElementValue::Data),
         life: None,
+    }
+}
+
+fn parts(first: &[u8]) -> Parts {
+    Parts::default().and(first)
+}
+
+fn key(door: Door) -> Parts {
+    let (start, protocol, port) = match door {
+        Door::Address(address, protocol, port) => (parts(&address.octets()), protocol, port),
+        Door::Port(protocol, port) => (Parts::default(), protocol, port),
     };
-    let numbered = |choice| Some(number(choice).to_ne_bytes().to_vec());
-    match element {
-        Element::Lead(door, choice) => (by(door, "services", "node-ports"), data(key(door), numbered(choice))),
-        Element::Inside(door, choice) => (
-            by(door, "services-inside", "node-ports-inside"),
-            data(key(door), numbered(Some(choice))),
-        ),
-        Element::Endpoint(door, index, endpoint) => {
-            let mut key = key(door);
-            key.extend(index.to_ne_bytes());
-            (
-                by(door, "endpoints", "node-port-endpoints"),
-                data(key, Some(socket_address(endpoint))),
-            )
-        }
-        Element::Refused(door) => (by(door, "refused", "refused-node-ports"), data(key(door), None)),
-        Element::Hairpin(address) => {
-            let key = [address.octets(), address.octets()].concat();
-            ("hairpin", data(key, None))
-        }
-    }
-}
-
-fn key(door: Door) -> Vec<u8> {
-    let mut key = Vec::with_capacity(16);
-    if let Door::Address(address, ..) = door {
-        key.extend(address.octets());
-    }
-    let (Door::Address(_, protocol, port) | Door::Port(protocol, port)) = door;
-    key.extend([number_of(protocol), 0, 0, 0]);
-    key.extend(port.to_be_bytes());
-    key.extend([0; 2]);
-    key
-}
-
-fn number_of(protocol: Protocol) -> u8 {
-    match protocol {
+    let protocol = match protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
-    }
-}
-
-fn socket_address(address: SocketAddrV4) -> Vec<u8> {
-    let mut bytes = address.ip().octets().to_vec();
-    bytes.extend(address.port().to_be_bytes());
-    bytes.extend([0; 2]);
-    bytes
+    };
+    start.and(&[protocol]).and(&port.to_be_bytes())
 }
 
 /// What an element of [`AFFINITY`] says: the door by which a client came, by address and by port, and where he was led.
@@ -714,18 +697,17 @@ pub(crate) fn read_affinity(element: &table::Element) -> Option<([Door; 2], Sock
     let Some(ElementValue::Data(value)) = &element.value else {
         return None;
     };
-    let address = |bytes: &[u8]| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?));
-    let port = |bytes: &[u8]| Some(u16::from_be_bytes(bytes.try_into().ok()?));
-    let protocol = match *element.key.get(8)? {
+    let address = |part: [u8; 4]| Ipv4Addr::from(part);
+    let port = |[high, low, ..]: [u8; 4]| u16::from_be_bytes([high, low]);
+    let protocol = match element.key.part(2)?[0] {
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
         _ => return None,
     };
-    let number = port(element.key.get(12..14)?)?;
+    let number = port(element.key.part(3)?);
     let doors = [
-        Door::Address(address(element.key.get(4..8)?)?, protocol, number),
+        Door::Address(address(element.key.part(1)?), protocol, number),
         Door::Port(protocol, number),
     ];
-    let endpoint = SocketAddrV4::new(address(value.get(..4)?)?, port(value.get(4..6)?)?);
-    Some((doors, endpoint))
+    Some((doors, SocketAddrV4::new(address(value.part(0)?), port(value.part(1)?))))
 }
