@@ -95,7 +95,11 @@ impl Rack {
             cluster: self.cluster.clone(),
             node: card.node.clone(),
             membership,
-            servers: if card.role == Role::Node { self.servers.clone() } else { Vec::new() },
+            servers: if card.role == Role::Node {
+                self.servers.clone()
+            } else {
+                Vec::new()
+            },
             wifi: self.wifi.clone(),
             ssh_keys: self.ssh_keys.clone(),
             time: Some(self.time),
@@ -104,7 +108,10 @@ impl Rack {
         let text = seed.render();
         match Seed::parse(&text, seed::Stage::FirstBoot) {
             Ok(read) if read == seed.to_seconds() => Ok(read),
-            Ok(_) => Err(Error::Cards(format!("the seed of {} does not survive its own format", card.node))),
+            Ok(_) => Err(Error::Cards(format!(
+                "the seed of {} does not survive its own format",
+                card.node
+            ))),
             Err(problems) => Err(Error::Cards(seed::listed(&problems))),
         }
     }
@@ -136,10 +143,17 @@ mod tests {
         assert_eq!(names("rack", 3), ["rack", "rack-2", "rack-3"]);
         assert_eq!(names("pi-09", 2), ["pi-09", "pi-10"]);
         assert_eq!(names("pi-4b", 2), ["pi-4b", "pi-4b-2"]);
-        let roles: Vec<Role> = plan("pi-1", Role::Server, 3).unwrap().iter().map(|card| card.role).collect();
+        let roles: Vec<Role> = plan("pi-1", Role::Server, 3)
+            .unwrap()
+            .iter()
+            .map(|card| card.role)
+            .collect();
         assert_eq!(roles, [Role::Server, Role::Node, Role::Node]);
         let more = plan("pi-7", Role::Node, 2).unwrap();
-        assert_eq!((more[1].node.as_str(), more[1].role, more[1].number), ("pi-8", Role::Node, 2));
+        assert_eq!(
+            (more[1].node.as_str(), more[1].role, more[1].number),
+            ("pi-8", Role::Node, 2)
+        );
     }
 
     #[test]

@@ -124,7 +124,12 @@ impl DeviceFile {
         // The end of a block device is its size; `metadata` would say 0.
         let attempt = attempt.and_then(|(file, direct)| {
             let bytes = io::Seek::seek(&mut &file, io::SeekFrom::End(0))?;
-            Ok(Self { file, bytes, direct, dirty: false })
+            Ok(Self {
+                file,
+                bytes,
+                direct,
+                dirty: false,
+            })
         });
         attempt.map_err(|source| Error::Open {
             device: path.display().to_string(),

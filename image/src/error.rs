@@ -108,7 +108,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The card gives back something else than was written.
-    #[error("the card does not keep what is written to it: it differs between bytes {start} and {end}. It is worn out or a fake; take another")]
+    #[error(
+        "the card does not keep what is written to it: it differs between bytes {start} and {end}. It is worn out or a fake; take another"
+    )]
     Mismatch {
         /// Offset of the first byte of the piece that differs.
         start: u64,
@@ -165,12 +167,22 @@ impl Error {
         use nix::libc::{EACCES, EIO, ENODEV, ENOMEDIUM, ENOSPC, ENXIO, EPERM, EROFS};
         match source.raw_os_error() {
             Some(ENOSPC) => Self::Full { offset },
-            Some(EIO | ENODEV | ENXIO | ENOMEDIUM) => Self::Gone { attempt, offset, source },
+            Some(EIO | ENODEV | ENXIO | ENOMEDIUM) => Self::Gone {
+                attempt,
+                offset,
+                source,
+            },
             Some(EROFS | EPERM | EACCES) => Self::WriteProtected { source },
-            _ if matches!(source.kind(), io::ErrorKind::WriteZero | io::ErrorKind::UnexpectedEof) => {
-                Self::Gone { attempt, offset, source }
-            }
-            _ => Self::Device { attempt, offset, source },
+            _ if matches!(source.kind(), io::ErrorKind::WriteZero | io::ErrorKind::UnexpectedEof) => Self::Gone {
+                attempt,
+                offset,
+                source,
+            },
+            _ => Self::Device {
+                attempt,
+                offset,
+                source,
+            },
         }
     }
 

@@ -10,7 +10,7 @@ use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 
 use crate::Error;
 use crate::device::{self, Aligned, BLOCK, Target};
-use crate::layout::Partition;
+use crate::layout::{LEAST_FAT, Partition};
 
 /// Most bytes of a file that is read; the seed and its like are far smaller.
 pub const MOST: u64 = 4 << 20;
@@ -26,17 +26,19 @@ pub struct File {
     pub contents: Vec<u8>,
 }
 
-/// Makes an empty FAT32 file system; `label` is cut to 11 characters. For stand-in images: the image build makes its own.
+/// Makes an empty file system, FAT32 where that is possible; `label` is cut to 11 characters. For stand-in images: the image build
+/// makes its own.
 pub fn format(target: &mut dyn Target, partition: &Partition, label: &str) -> Result<(), Error> {
     let mut name = [b' '; 11];
     for (to, from) in name.iter_mut().zip(label.bytes()) {
         *to = from.to_ascii_uppercase();
     }
     let mut window = Window::new(target, partition);
-    let options = FormatVolumeOptions::new()
-        .fat_type(fatfs::FatType::Fat32)
-        .bytes_per_cluster(512)
-        .volume_label(name);
+    let mut options = FormatVolumeOptions::new().volume_label(name);
+    if (LEAST_FAT..=256 << 20).contains(&partition.bytes) {
+        // Larger clusters would be too few for FAT32.
+        options = options.fat_type(fatfs::FatType::Fat32).bytes_per_cluster(512);
+    }
     fatfs::format_volume(&mut window, options)
         .and_then(|()| window.store())
         .map_err(failed("format", label))
@@ -75,7 +77,11 @@ pub fn write(target: &mut dyn Target, partition: &Partition, files: &[File]) -> 
     if files.is_empty() {
         return Ok(());
     }
-    let names = files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names = files
+        .iter()
+        .map(|file| file.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
     change(target, partition, |root| {
         for file in files {
             let mut handle = root.create_file(&file.name)?;
@@ -88,7 +94,9 @@ pub fn write(target: &mut dyn Target, partition: &Partition, files: &[File]) -> 
     .map_err(failed("write", &names))?;
     for file in files {
         if read(target, partition, &file.name)?.as_ref() != Some(&file.contents) {
-            return Err(Error::FileMismatch { name: file.name.clone() });
+            return Err(Error::FileMismatch {
+                name: file.name.clone(),
+            });
         }
     }
     Ok(())
@@ -283,7 +291,10 @@ mod tests {
         .unwrap();
         write(&mut card, &partition, &[file("minidc.toml", b"short")]).unwrap();
         assert_eq!(read(&mut card, &partition, "MINIDC.TOML").unwrap().unwrap(), b"short");
-        assert_eq!(read(&mut card, &partition, "autoboot.txt").unwrap().unwrap(), b"[all]\n");
+        assert_eq!(
+            read(&mut card, &partition, "autoboot.txt").unwrap().unwrap(),
+            b"[all]\n"
+        );
         let mut names = list(&mut card, &partition).unwrap();
         names.sort();
         assert_eq!(names, ["autoboot.txt", "minidc.toml"]);

@@ -11,12 +11,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
+use ring::digest::{self, SHA256};
 
 pub use progress::{Phase, Progress};
 
 use crate::Error;
-use crate::device::{self, Aligned, DeviceFile, Target};
+use crate::device::{self, Aligned, BLOCK, DeviceFile, Target};
 use crate::fat;
 use crate::host::{Device, Host, Kind, Refusal};
 use crate::layout::{Mbr, SECTOR, SELECTOR};
@@ -134,12 +134,12 @@ pub fn onto(
         target,
         observer,
         pieces: Vec::new(),
-        hash: Sha256::new(),
+        hash: digest::Context::new(&SHA256),
     };
     match work.run(files) {
         Ok((bytes, writing, comparing)) => Ok(Report {
             bytes,
-            sha256: hex(&work.hash.finalize()),
+            sha256: hex(work.hash.finish().as_ref()),
             checksum_seen: checksum.is_some(),
             writing,
             comparing,
@@ -165,7 +165,7 @@ fn tell(observer: &mut Observer<'_>, progress: &Progress) -> Result<(), Error> {
 struct Piece {
     offset: u64,
     length: usize,
-    hash: [u8; 32],
+    hash: digest::Digest,
 }
 
 struct Work<'a, 'o> {
@@ -173,7 +173,7 @@ struct Work<'a, 'o> {
     target: &'a mut dyn Target,
     observer: &'a mut Observer<'o>,
     pieces: Vec<Piece>,
-    hash: Sha256,
+    hash: digest::Context,
 }
 
 impl Work<'_, '_> {
@@ -250,7 +250,7 @@ impl Work<'_, '_> {
                 self.pieces.push(Piece {
                     offset,
                     length,
-                    hash: Sha256::digest(piece).into(),
+                    hash: digest::digest(&SHA256, piece),
                 });
                 offset += length as u64;
             }
@@ -265,6 +265,7 @@ impl Work<'_, '_> {
             return Err(truncated(offset));
         }
         device::flush(self.target, offset)?;
+        tell(self.observer, &meter.at(offset))?;
         Ok((head, offset))
     }
 
@@ -278,7 +279,7 @@ impl Work<'_, '_> {
             // A piece that is not read completely must not be judged by what the one before it left.
             found.fill(0);
             device::read_exact(self.target, piece.offset, found)?;
-            if <[u8; 32]>::from(Sha256::digest(&*found)) != piece.hash {
+            if digest::digest(&SHA256, found).as_ref() != piece.hash.as_ref() {
                 return Err(Error::Mismatch {
                     start: piece.offset,
                     end: piece.offset + piece.length as u64,
@@ -288,17 +289,26 @@ impl Work<'_, '_> {
         tell(self.observer, &meter.at(bytes))
     }
 
-    /// Makes the card a card.
+    /// Makes the card a card: what is before the first partition, and as the very last write the block with the table, which is what
+    /// everybody looks for.
     fn finish(&mut self, head: &Aligned) -> Result<(), Error> {
-        device::write_all(self.target, 0, head)?;
-        device::flush(self.target, 0)?;
-        let mut found = Aligned::new(head.len());
-        device::read_exact(self.target, 0, &mut found)?;
-        if found[..] != head[..] {
-            return Err(Error::Mismatch {
-                start: 0,
-                end: head.len() as u64,
-            });
+        let length = head.len();
+        for (start, end) in [(BLOCK.min(length), length), (0, BLOCK.min(length))] {
+            if start == end {
+                continue;
+            }
+            let mut piece = Aligned::new(end - start);
+            piece.copy_from_slice(&head[start..end]);
+            device::write_all(self.target, start as u64, &piece)?;
+            device::flush(self.target, start as u64)?;
+            let mut found = Aligned::new(end - start);
+            device::read_exact(self.target, start as u64, &mut found)?;
+            if found[..] != piece[..] {
+                return Err(Error::Mismatch {
+                    start: start as u64,
+                    end: end as u64,
+                });
+            }
         }
         Ok(())
     }

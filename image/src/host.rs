@@ -9,7 +9,18 @@ use std::path::{Path, PathBuf};
 use crate::Error;
 
 /// Directories whose file system makes a disk the system's.
-const SYSTEM: &[&str] = &["/", "/boot", "/boot/efi", "/boot/firmware", "/efi", "/home", "/nix", "/opt", "/usr", "/var"];
+const SYSTEM: &[&str] = &[
+    "/",
+    "/boot",
+    "/boot/efi",
+    "/boot/firmware",
+    "/efi",
+    "/home",
+    "/nix",
+    "/opt",
+    "/usr",
+    "/var",
+];
 /// Unit of `size` in sysfs, whatever the disk's sectors are (Documentation/ABI/stable/sysfs-block).
 const SYSFS_SECTOR: u64 = 512;
 
@@ -91,14 +102,18 @@ impl fmt::Display for Refusal {
             Self::IsTheImage => f.write_str("it is the image itself"),
             Self::Partition { disk } => write!(f, "it is one partition; name the whole card, {disk}"),
             Self::System => f.write_str("this computer runs from it"),
-            Self::Mounted { part, at } => write!(f, "{part} is mounted at {at}; unmount it first if it is the right card"),
+            Self::Mounted { part, at } => {
+                write!(f, "{part} is mounted at {at}; unmount it first if it is the right card")
+            }
             Self::Swap { part } => write!(f, "{part} is in use as swap space"),
             Self::Held { part, by } => write!(f, "{part} is in use by {by} (LVM, RAID or encryption)"),
             Self::Loop { by } => write!(f, "the loop device {by} uses it"),
             Self::Internal => f.write_str("it is a disk built into this computer, not a card or a USB device"),
             Self::ReadOnly => f.write_str("it is read-only (look for a switch on the SD adapter)"),
             Self::NoCard => f.write_str("there is no card in it"),
-            Self::EmptyFile => f.write_str("it is an empty file; give it the size of a card first, as with: truncate -s 8G FILE"),
+            Self::EmptyFile => {
+                f.write_str("it is an empty file; give it the size of a card first, as with: truncate -s 8G FILE")
+            }
             Self::TooSmall { bytes, needed } => write!(f, "it has {}, the image needs {}", size(*bytes), size(*needed)),
         }
     }
@@ -215,7 +230,11 @@ impl Host {
             other("a pipe or socket")
         };
         let real = fs::canonicalize(path).map_err(failed)?;
-        let uses = if kind == Kind::File { self.loops(&real) } else { Vec::new() };
+        let uses = if kind == Kind::File {
+            self.loops(&real)
+        } else {
+            Vec::new()
+        };
         Ok(Device {
             path: path.to_owned(),
             kind,
@@ -246,7 +265,9 @@ impl Host {
         };
         Ok(Device {
             path: path.to_owned(),
-            bytes: number(&directory.join("size")).unwrap_or(0).saturating_mul(SYSFS_SECTOR),
+            bytes: number(&directory.join("size"))
+                .unwrap_or(0)
+                .saturating_mul(SYSFS_SECTOR),
             model: model(&whole),
             external: external(&whole),
             read_only: number(&whole.join("ro")) == Some(1) || number(&directory.join("ro")) == Some(1),
@@ -284,9 +305,7 @@ impl Host {
     fn loops(&self, file: &Path) -> Vec<Refusal> {
         children(&self.sys("block"))
             .iter()
-            .filter(|device| {
-                read(&device.join("loop/backing_file")).is_some_and(|backing| Path::new(&backing) == file)
-            })
+            .filter(|device| read(&device.join("loop/backing_file")).is_some_and(|backing| Path::new(&backing) == file))
             .map(|device| Refusal::Loop { by: file_name(device) })
             .collect()
     }
@@ -298,7 +317,11 @@ impl Host {
         let mut reasons = Vec::new();
         let mut seen = BTreeSet::new();
         let mut open: Vec<PathBuf> = vec![whole.to_owned()];
-        open.extend(children(whole).into_iter().filter(|path| path.join("partition").exists()));
+        open.extend(
+            children(whole)
+                .into_iter()
+                .filter(|path| path.join("partition").exists()),
+        );
         let mut system = false;
         while let Some(directory) = open.pop() {
             let name = file_name(&directory);
@@ -400,7 +423,11 @@ fn number(path: &Path) -> Option<u64> {
 /// Entries of a directory, sorted; none if there is no directory.
 fn children(directory: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = fs::read_dir(directory)
-        .map(|entries| entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect())
+        .map(|entries| {
+            entries
+                .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+                .collect()
+        })
         .unwrap_or_default();
     found.sort();
     found

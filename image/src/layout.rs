@@ -188,7 +188,12 @@ impl Table {
                 .checked_next_multiple_of(ALIGNMENT)
                 .filter(|bytes| start + bytes <= MOST)
                 .ok_or_else(|| LayoutError::Sizes("the partitions do not fit an MBR (2 TiB)".into()))?;
-            partitions.push(Partition { number, kind, start, bytes });
+            partitions.push(Partition {
+                number,
+                kind,
+                start,
+                bytes,
+            });
             next = start + bytes;
             Ok(())
         };
@@ -303,7 +308,10 @@ impl Table {
         let mut first = [0; SECTOR as usize];
         first[440..444].copy_from_slice(&self.disk.to_le_bytes());
         for partition in self.partitions.iter().filter(|partition| partition.number <= 4) {
-            if let Some(slot) = usize::try_from(partition.number).ok().and_then(|number| number.checked_sub(1)) {
+            if let Some(slot) = usize::try_from(partition.number)
+                .ok()
+                .and_then(|number| number.checked_sub(1))
+            {
                 entry(&mut first, slot, partition.kind, partition.start, partition.bytes);
             }
         }
@@ -312,13 +320,19 @@ impl Table {
         let Some(extended) = self.get(4) else {
             return sectors;
         };
-        let logical: Vec<&Partition> = self.partitions.iter().filter(|partition| partition.number > 4).collect();
+        let logical: Vec<&Partition> = self
+            .partitions
+            .iter()
+            .filter(|partition| partition.number > 4)
+            .collect();
         // The first link is the first sector of the extended partition; each further one lies before its partition.
         let link = |index: usize, partition: &Partition| {
             if index == 0 {
                 extended.start
             } else {
-                partition.start.saturating_sub(ALIGNMENT.min(partition.start - logical[index - 1].end()))
+                partition
+                    .start
+                    .saturating_sub(ALIGNMENT.min(partition.start - logical[index - 1].end()))
             }
         };
         for (index, partition) in logical.iter().enumerate() {
@@ -384,7 +398,12 @@ impl Mbr {
             match kind {
                 0 => {}
                 0xee => return Err(LayoutError::Gpt),
-                _ => primary.push(Partition { number, kind, start, bytes }),
+                _ => primary.push(Partition {
+                    number,
+                    kind,
+                    start,
+                    bytes,
+                }),
             }
         }
         if primary.is_empty() {

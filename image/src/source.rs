@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lzma_rust2::XzReader;
+use ring::digest;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
-use sha2::{Digest, Sha256};
 
 use crate::Error;
 use crate::layout::Mbr;
@@ -156,7 +156,7 @@ impl Checksum {
             source,
         };
         let mut file = File::open(&image.path).map_err(failed)?;
-        let mut hash = Sha256::new();
+        let mut hash = digest::Context::new(&digest::SHA256);
         let mut buffer = vec![0; 1 << 20];
         let mut done = 0;
         loop {
@@ -168,7 +168,7 @@ impl Checksum {
             done += length as u64;
             progress(done)?;
         }
-        let found = hex(&hash.finalize());
+        let found = hex(hash.finish().as_ref());
         if found == self.expected {
             Ok(())
         } else {
@@ -200,11 +200,13 @@ fn digest_for(text: &str, name: &str) -> Option<String> {
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// Fills as much of `buffer` as there is.
@@ -346,7 +348,9 @@ impl<R: BufRead> Read for Zstd<R> {
                 }
                 match self.decoder.reset(&mut self.source) {
                     Ok(()) => self.in_frame = true,
-                    Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
+                    Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                        length, ..
+                    })) => {
                         self.skip(u64::from(length))?;
                         continue;
                     }

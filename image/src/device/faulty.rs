@@ -10,7 +10,11 @@ pub struct Memory(pub Vec<u8>);
 impl Memory {
     /// A card of `bytes` whose old contents are not zero, as on a used card.
     pub fn used(bytes: usize) -> Self {
-        Self((0..bytes).map(|index| u8::try_from(index % 251).unwrap_or(0) | 1).collect())
+        Self(
+            (0..bytes)
+                .map(|index| u8::try_from(index % 251).unwrap_or(0) | 1)
+                .collect(),
+        )
     }
 }
 
@@ -174,14 +178,18 @@ impl<T: Target> Target for Faulty<T> {
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.present()?;
         match self.fault {
-            Fault::FailRead { at, errno } if touches(at, offset, buffer.len()) => Err(io::Error::from_raw_os_error(errno)),
+            Fault::FailRead { at, errno } if touches(at, offset, buffer.len()) => {
+                Err(io::Error::from_raw_os_error(errno))
+            }
             Fault::ShortSteps { most } => {
                 let most = buffer.len().min(most);
                 self.inner.read_at(offset, &mut buffer[..most])
             }
             Fault::Wraps { capacity } => {
                 let offset = offset % capacity;
-                let most = buffer.len().min(usize::try_from(capacity - offset).unwrap_or(usize::MAX));
+                let most = buffer
+                    .len()
+                    .min(usize::try_from(capacity - offset).unwrap_or(usize::MAX));
                 self.inner.read_at(offset, &mut buffer[..most])
             }
             _ => self.inner.read_at(offset, buffer),

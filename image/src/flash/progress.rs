@@ -63,11 +63,9 @@ impl Meter {
         }
         let (then, before) = self.samples.front().copied().unwrap_or((now, done));
         let micros = (now - then).as_micros();
-        let speed = if micros == 0 {
-            0
-        } else {
-            u64::try_from(u128::from(done.saturating_sub(before)) * 1_000_000 / micros).unwrap_or(u64::MAX)
-        };
+        let speed = (u128::from(done.saturating_sub(before)) * 1_000_000)
+            .checked_div(micros)
+            .map_or(0, |speed| u64::try_from(speed).unwrap_or(u64::MAX));
         let left = self.total.saturating_sub(done);
         Progress {
             phase: self.phase,

@@ -13,11 +13,25 @@ use super::{Authority, FILE, MOST, Membership, Problem, Role, Secret, Seed, Stag
 const KEYS: &[(&str, &[&str])] = &[
     (
         "",
-        &["cluster", "name", "role", "token", "ca_pin", "server", "ssh_keys", "time", "wifi", "authority"],
+        &[
+            "cluster",
+            "name",
+            "role",
+            "token",
+            "ca_pin",
+            "server",
+            "ssh_keys",
+            "time",
+            "wifi",
+            "authority",
+        ],
     ),
     ("wifi", &["ssid", "password", "country"]),
     ("authority", &["ca_certificate", "ca_key", "join_key"]),
 ];
+
+/// Times that lines which are no TOML are set aside: each takes at least one line away.
+const ROUNDS: usize = 50;
 
 /// Text of a file, whatever an editor did to it.
 pub(super) fn decode(bytes: &[u8]) -> Result<&str, Problem> {
@@ -30,7 +44,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<&str, Problem> {
         return Err(problem("the file is larger than 64 KiB; it is not a seed"));
     }
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(problem("the file was saved as UTF-16 (\"Unicode\"); save it again with the encoding UTF-8"));
+        return Err(problem(
+            "the file was saved as UTF-16 (\"Unicode\"); save it again with the encoding UTF-8",
+        ));
     }
     std::str::from_utf8(bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
@@ -45,17 +61,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<&str, Problem> {
 pub(super) fn parse(text: &str, stage: Stage) -> Result<Seed, Vec<Problem>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > MOST {
-        return decode(text.as_bytes()).map(|_| ()).map_err(|problem| vec![problem]).and(Err(Vec::new()));
+        return decode(text.as_bytes())
+            .map(|_| ())
+            .map_err(|problem| vec![problem])
+            .and(Err(Vec::new()));
     }
-    let (table, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader {
         text,
-        broken: !errors.is_empty(),
+        broken: false,
         problems: Vec::new(),
     };
-    for error in &errors {
-        reader.syntax(error);
-    }
+    let readable = reader.readable();
+    let (table, _) = DeTable::parse_recoverable(&readable);
     let seed = reader.seed(table.get_ref(), stage);
     let mut problems = reader.problems;
     match seed {
@@ -110,12 +127,44 @@ impl Reader<'_> {
         }
     }
 
+    /// The text with blanks in place of the lines that are not TOML, each of which becomes a problem: after some mistakes the parser
+    /// gives up on all that follows, and a person should hear of everything at once. Offsets stay what they were.
+    fn readable(&mut self) -> String {
+        let mut text = self.text.to_owned();
+        for _ in 0..ROUNDS {
+            let (_, errors) = DeTable::parse_recoverable(&text);
+            if errors.is_empty() {
+                break;
+            }
+            self.broken = true;
+            let mut at: Vec<usize> = Vec::new();
+            for error in &errors {
+                self.syntax(error);
+                at.extend(error.span().map(|span| span.start.min(text.len().saturating_sub(1))));
+            }
+            // Without the line that opens a long text, all its lines would be mistakes.
+            if at.is_empty() || errors.iter().any(|error| error.message().contains("multi-line")) {
+                break;
+            }
+            let before = text.clone();
+            for at in at {
+                text = without_line(&text, at);
+            }
+            if text == before {
+                break;
+            }
+        }
+        text
+    }
+
     /// A line that is not TOML. The parser's words are kept, since they are good; common slips get better ones. The line itself is not
     /// shown: it may hold a password.
     fn syntax(&mut self, error: &toml::de::Error) {
         let at = error.span().map(|span| span.start);
         let line = at.map(|at| self.line(at));
-        let content = line.and_then(|line| self.text.lines().nth(line - 1)).unwrap_or_default();
+        let content = line
+            .and_then(|line| self.text.lines().nth(line - 1))
+            .unwrap_or_default();
         let message = if content.contains(['“', '”', '„', '‘', '’', '«', '»']) {
             "this line has typographic quotes; use straight ones: \"".to_owned()
         } else if content.trim_start().starts_with("//") || content.trim_start().starts_with(';') {
@@ -130,7 +179,10 @@ impl Reader<'_> {
                 error.message()
             )
         } else {
-            format!("this line is not understood ({}); text stands between \"quotes\"", error.message())
+            format!(
+                "this line is not understood ({}); text stands between \"quotes\"",
+                error.message()
+            )
         };
         let problem = Problem {
             line,
@@ -164,13 +216,23 @@ impl Reader<'_> {
         let text = found.as_str();
         if text.is_none() {
             let kind = kind(found);
-            self.say(value.span(), key, format!("it must be a text between \"quotes\", not {kind}"));
+            self.say(
+                value.span(),
+                key,
+                format!("it must be a text between \"quotes\", not {kind}"),
+            );
         }
         text
     }
 
     /// A text that passes `check`; `None` with a problem otherwise.
-    fn checked(&mut self, section: &str, table: &Table<'_>, name: &str, check: impl Fn(&str) -> Wrong) -> Option<String> {
+    fn checked(
+        &mut self,
+        section: &str,
+        table: &Table<'_>,
+        name: &str,
+        check: impl Fn(&str) -> Wrong,
+    ) -> Option<String> {
         let value = table.get(name)?;
         let key = full(section, name);
         let text = self.text(&key, value)?;
@@ -219,7 +281,11 @@ impl Reader<'_> {
     fn section<'v, 't>(&mut self, table: &'v Table<'t>, name: &str) -> Option<(&'v Table<'t>, Range<usize>)> {
         let value = table.get(name)?;
         let Some(section) = value.get_ref().as_table() else {
-            self.say(value.span(), name, format!("it must be a section: a line [{name}] with its keys below"));
+            self.say(
+                value.span(),
+                name,
+                format!("it must be a section: a line [{name}] with its keys below"),
+            );
             return None;
         };
         self.unknown(name, section);
@@ -229,12 +295,28 @@ impl Reader<'_> {
     fn seed(&mut self, table: &Table<'_>, stage: Stage) -> Option<Seed> {
         self.unknown("", table);
         let label = |name: &str| values::wrong_label(name).map(|wrong| format!("{name:?} {wrong}"));
-        let cluster = self.required("", table, "cluster", "the name of the cluster is missing: cluster = \"…\"", label);
-        let node = self.required("", table, "name", "the name of this board is missing: name = \"…\"", label);
+        let cluster = self.required(
+            "",
+            table,
+            "cluster",
+            "the name of the cluster is missing: cluster = \"…\"",
+            label,
+        );
+        let node = self.required(
+            "",
+            table,
+            "name",
+            "the name of this board is missing: name = \"…\"",
+            label,
+        );
         let role = self
-            .required("", table, "role", "it is missing: role = \"server\" or role = \"node\"", |role| {
-                role.parse::<Role>().err()
-            })
+            .required(
+                "",
+                table,
+                "role",
+                "it is missing: role = \"server\" or role = \"node\"",
+                |role| role.parse::<Role>().err(),
+            )
             .and_then(|role| role.parse::<Role>().ok());
         let servers = self.texts(table, "server", values::wrong_server);
         let ssh_keys = self.texts(table, "ssh_keys", values::wrong_ssh_key);
@@ -247,7 +329,11 @@ impl Reader<'_> {
             Role::Server => {
                 for name in ["token", "ca_pin"] {
                     if let Some(value) = table.get(name) {
-                        self.say(value.span(), name, "a server joins nobody: remove this line, or write role = \"node\"");
+                        self.say(
+                            value.span(),
+                            name,
+                            "a server joins nobody: remove this line, or write role = \"node\"",
+                        );
                     }
                 }
                 Membership::Server(authority)
@@ -294,7 +380,11 @@ impl Reader<'_> {
                 Timestamp::from_second(time.as_second()).ok()
             }
             Err(_) => {
-                self.say(value.span(), "time", "it must be date, time and zone, as 2026-05-17T12:00:00Z");
+                self.say(
+                    value.span(),
+                    "time",
+                    "it must be date, time and zone, as 2026-05-17T12:00:00Z",
+                );
                 None
             }
         }
@@ -302,7 +392,13 @@ impl Reader<'_> {
 
     fn wifi(&mut self, table: &Table<'_>) -> Option<Wifi> {
         let (section, _) = self.section(table, "wifi")?;
-        let ssid = self.required("wifi", section, "ssid", "the name of the Wi-Fi network is missing", values::wrong_ssid);
+        let ssid = self.required(
+            "wifi",
+            section,
+            "ssid",
+            "the name of the Wi-Fi network is missing",
+            values::wrong_ssid,
+        );
         let password = self
             .checked("wifi", section, "password", values::wrong_password)
             .map(Secret::new);
@@ -336,6 +432,23 @@ impl Reader<'_> {
             join_key: Secret::new(join_key?),
         })
     }
+}
+
+/// Puts blanks in place of the line around `at`.
+fn without_line(text: &str, at: usize) -> String {
+    let bytes = text.as_bytes();
+    let start = bytes[..at]
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |before| before + 1);
+    let end = bytes[at..]
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .map_or(text.len(), |after| at + after);
+    if start >= end {
+        return text.to_owned();
+    }
+    format!("{}{}{}", &text[..start], " ".repeat(end - start), &text[end..])
 }
 
 fn full(section: &str, name: &str) -> String {

@@ -38,14 +38,11 @@ pub fn listed(problems: &[Problem]) -> String {
 
 /// Contents of the text file beside the seed. Lines end as Notepad of any age wants them.
 pub fn report(problems: &[Problem]) -> String {
-    let many = match problems.len() {
-        1 => "one mistake".to_owned(),
-        count => format!("{count} mistakes"),
+    let mistakes = match problems.len() {
+        1 => "is one mistake".to_owned(),
+        count => format!("are {count} mistakes"),
     };
-    let mut text = format!(
-        "This board did not start, because there is {verb}{many} in the file {FILE} on this card:\n\n",
-        verb = if problems.len() == 1 { "" } else { "a list of " }
-    );
+    let mut text = format!("This board did not start, because there {mistakes} in the file {FILE} on this card:\n\n");
     for problem in problems {
         text.push_str(&format!("  - {problem}\n"));
     }

@@ -81,10 +81,16 @@ role = {}",
             None => out.push_str("\n# The token was moved off this partition at the first start. Put a new one here to join again:\n# token = \"minidc1…\"\n"),
         }
         if let Some(pin) = ca_pin {
-            writeln!(out, "\n# The cluster's certificate authority is known by this.\nca_pin = {}", quoted(pin))?;
+            writeln!(
+                out,
+                "\n# The cluster's certificate authority is known by this.\nca_pin = {}",
+                quoted(pin)
+            )?;
         }
     }
-    out.push_str("\n# Where the server is, as [\"192.168.1.10\"]. Leave it empty: boards find each other on their network.\n");
+    out.push_str(
+        "\n# Where the server is, as [\"192.168.1.10\"]. Leave it empty: boards find each other on their network.\n",
+    );
     writeln!(out, "server = {}", list(&seed.servers))?;
     out.push_str("\n# Public keys (the line in a .pub file) that may log in over SSH as root. With none there is no SSH at all.\n");
     writeln!(out, "ssh_keys = {}", list(&seed.ssh_keys))?;

@@ -41,8 +41,14 @@ pub(crate) fn wrong_label(name: &str) -> Wrong {
         .map(|character| if allowed(character) { character } else { '-' })
         .collect();
     let better = better.trim_matches('-');
-    let hint = if better.is_empty() { String::new() } else { format!("; write {better:?}") };
-    Some(format!("may have only small letters, digits and, inside, hyphens{hint}"))
+    let hint = if better.is_empty() {
+        String::new()
+    } else {
+        format!("; write {better:?}")
+    };
+    Some(format!(
+        "may have only small letters, digits and, inside, hyphens{hint}"
+    ))
 }
 
 /// Three parts joined by dots, the first "minidc1"; the meaning is the caller's to check.
@@ -105,7 +111,9 @@ pub(super) fn wrong_server(text: &str) -> Wrong {
         return None;
     }
     if text.contains("://") {
-        return Some(format!("{text:?} must be an address or a name only, without \"https://\""));
+        return Some(format!(
+            "{text:?} must be an address or a name only, without \"https://\""
+        ));
     }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => (host, Some(port)),
@@ -165,7 +173,10 @@ pub(super) fn wrong_country(country: &str) -> Wrong {
         return None;
     }
     if country.len() == 2 && country.bytes().all(|byte| byte.is_ascii_alphabetic()) {
-        return Some(format!("it must be in capital letters: {:?}", country.to_ascii_uppercase()));
+        return Some(format!(
+            "it must be in capital letters: {:?}",
+            country.to_ascii_uppercase()
+        ));
     }
     Some("it must be the two capital letters of your country, such as \"DE\" or \"US\": they decide which channels are allowed".into())
 }
@@ -173,7 +184,9 @@ pub(super) fn wrong_country(country: &str) -> Wrong {
 /// A line of `authorized_keys` without options: type, base64, comment.
 pub(super) fn wrong_ssh_key(key: &str) -> Wrong {
     if key.contains("PRIVATE KEY") {
-        return Some("this is a private key. It must not be on a card: use the line in the file that ends in .pub".into());
+        return Some(
+            "this is a private key. It must not be on a card: use the line in the file that ends in .pub".into(),
+        );
     }
     if key.chars().any(char::is_control) {
         return Some("an SSH key is one line; this has a line break".into());
@@ -181,9 +194,14 @@ pub(super) fn wrong_ssh_key(key: &str) -> Wrong {
     let mut words = key.split(' ').filter(|word| !word.is_empty());
     let kind = words.next().unwrap_or_default();
     if !SSH_TYPES.contains(&kind) {
-        return Some("an SSH key begins with its type, such as \"ssh-ed25519\": copy the whole line of the .pub file".into());
+        return Some(
+            "an SSH key begins with its type, such as \"ssh-ed25519\": copy the whole line of the .pub file".into(),
+        );
     }
-    let body = words.next().and_then(|word| STANDARD.decode(word).ok()).unwrap_or_default();
+    let body = words
+        .next()
+        .and_then(|word| STANDARD.decode(word).ok())
+        .unwrap_or_default();
     // RFC 4253, 6.6: the blob begins with the length and name of its type.
     let inner = body
         .get(..4)
@@ -195,7 +213,6 @@ pub(super) fn wrong_ssh_key(key: &str) -> Wrong {
 
 pub(super) fn wrong_time(time: Timestamp) -> Wrong {
     let second = time.as_second();
-    (!(EARLIEST..=LATEST).contains(&second)).then(|| {
-        "it must be when this card was made, between 2024 and 2099; remove the line if you do not know".into()
-    })
+    (!(EARLIEST..=LATEST).contains(&second))
+        .then(|| "it must be when this card was made, between 2024 and 2099; remove the line if you do not know".into())
 }
