@@ -59,16 +59,9 @@ pub(crate) async fn open(call: &Call, mut parts: request::Parts, place: Place) -
     }
     let nodes = std::sync::Arc::clone(&call.server.options.nodes);
     Ok(upgrade.on_upgrade(move |socket| async move {
-        let lowest = if query.stdout {
-            Channel::Stdout
-        } else if query.stderr {
-            Channel::Stderr
-        } else {
-            Channel::Error
-        };
         // What fails from here on is said on the error channel, where every client shows it; as Kubernetes does.
         match nodes.dial(node, Target::Exec(query)).await {
-            Ok(stream) => run(socket, stream, lowest).await,
+            Ok(stream) => run(socket, stream).await,
             Err(error) => refuse(socket, &error.into()).await,
         }
         drop(place);
@@ -101,13 +94,11 @@ async fn refuse(mut socket: WebSocket, failure: &Failure) {
 }
 
 /// Copies both ways until the command has ended or either side is gone.
-async fn run(socket: WebSocket, stream: BoxedIo, lowest: Channel) {
+async fn run(socket: WebSocket, stream: BoxedIo) {
     let (mut to_client, from_client) = socket.split();
     let (from_node, to_node) = tokio::io::split(stream);
-    // An empty message tells the client that the stream stands, as Kubernetes' server does.
-    if to_client.send(message(lowest, &[])).await.is_err() {
-        return;
-    }
+    // Kubernetes' server first sends an empty message here. kubectl complains of it now and then ("Unknown stream id 1"), when it
+    // comes before kubectl has made its own side of the stream; and nobody waits for it.
     tokio::select! {
         () = down(from_node, &mut to_client) => {}
         () = up(from_client, to_node) => {}
