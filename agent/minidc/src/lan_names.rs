@@ -34,7 +34,10 @@ pub(crate) async fn run(
             told.retain(|label, _| now.contains_key(label));
             unavailable.retain(|label, _| matches!(now.get(label), Some(NameState::Unavailable { .. })));
             let mut again = None;
-            for (label, state) in now.iter().filter(|(label, state)| told.get(*label) != Some(*state)) {
+            for (label, state) in now.iter() {
+                if told.get(label) == Some(state) {
+                    continue;
+                }
                 if let NameState::Unavailable { .. } = state {
                     // Avahi is started again within moments, which nobody needs to hear of
                     let due = *unavailable.entry(label.clone()).or_insert_with(Instant::now) + PATIENCE;

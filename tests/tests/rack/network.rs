@@ -36,7 +36,10 @@ fn net_check_passes_between_every_pair_of_nodes(rack: &Rack) -> Result<()> {
     let left = rack.kubectl(&["get", "services,endpointslices", "-n", "kube-system", "-o", "name"])?;
     ensure!(!left.contains("check"), "left behind: {left}");
     let rows: Value = serde_json::from_str(&rack.minidc(&["net", "check", "-o", "json"])?)?;
-    ensure!(rows.as_array().is_some_and(|rows| rows.len() > 12), "{rows}");
+    ensure!(
+        rows["ok"] == true && rows["results"].as_array().is_some_and(|rows| rows.len() > 12),
+        "{rows}"
+    );
     Ok(())
 }
 
