@@ -17,6 +17,12 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Nothing has that name.
+    #[error("there is no {}: is the card in the reader?", path.display())]
+    NoDevice {
+        /// As the person named it.
+        path: PathBuf,
+    },
     /// The image is neither raw, xz nor zstd with a partition table of ours.
     #[error("{} is not a minidc image: {reason}", path.display())]
     NotAnImage {

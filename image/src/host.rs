@@ -160,8 +160,13 @@ impl Device {
             }),
             Kind::Disk | Kind::File => {}
         }
+        if self.uses.contains(&Refusal::System) {
+            // Nothing else matters, and "unmount it first" would be bad advice.
+            reasons.push(Refusal::System);
+            return reasons;
+        }
         reasons.extend(self.uses.iter().cloned());
-        if !self.external && !self.uses.contains(&Refusal::System) {
+        if !self.external {
             reasons.push(Refusal::Internal);
         }
         match (self.bytes, &self.kind) {
@@ -209,9 +214,12 @@ impl Host {
 
     /// What `path` is. An error only when it cannot be looked at.
     pub fn inspect(&self, path: &Path) -> Result<Device, Error> {
-        let failed = |source| Error::Read {
-            path: path.to_owned(),
-            source,
+        let failed = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::NoDevice { path: path.to_owned() },
+            _ => Error::Read {
+                path: path.to_owned(),
+                source,
+            },
         };
         let metadata = fs::metadata(path).map_err(failed)?;
         let kind = metadata.file_type();
