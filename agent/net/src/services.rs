@@ -25,7 +25,7 @@ mod plan;
 mod rules;
 mod view;
 
-use kernel::{Kernel, Table, Work};
+use kernel::{Kernel, Table, Whole, Work};
 use known::Known;
 use plan::{Ledger, Position};
 use rules::{Frame, TABLE};
@@ -120,6 +120,7 @@ impl Proxy {
             problem: None,
             retry: None,
             patience: None,
+            anew: false,
             wait: RETRY,
             last_trouble: None,
         }
@@ -157,6 +158,8 @@ struct Running {
     retry: Option<Instant>,
     /// How long the node's range is waited for.
     patience: Option<Instant>,
+    /// To make the table what it must be has failed: it is replaced.
+    anew: bool,
     /// Wait before the next retry.
     wait: Duration,
     last_trouble: Option<Instant>,
@@ -241,7 +244,10 @@ impl Running {
                 .collect::<HashMap<_, _>>();
             let work = Work {
                 frame,
-                replace: whole.then(|| self.ledger.sticky()),
+                whole: whole.then(|| Whole {
+                    reachable: self.ledger.sticky(),
+                    anew: self.anew,
+                }),
                 transaction,
                 numbers,
             };
@@ -253,29 +259,30 @@ impl Running {
     }
 
     async fn apply(&mut self, work: Work) -> Result<(), Error> {
-        let quiet = work.replace.is_some() || work.transaction.changes.len() > QUIET;
+        let quiet = work.whole.is_some() || work.transaction.changes.len() > QUIET;
         if quiet {
             self.news = None;
         }
         let frame = work.frame;
-        let flows = if work.replace.is_some() {
+        let flows = if work.whole.is_some() {
             self.ledger.flows()
         } else {
             work.transaction.flows.clone()
         };
         let began = std::time::Instant::now();
-        let whole = work.replace.is_some();
+        let whole = work.whole.is_some();
         let changes = work.transaction.changes.len();
         let result = self
             .with_kernel(move |kernel| {
                 kernel.apply(&work)?;
-                Ok(kernel.clean(&flows, &work.transaction.sticky))
+                Ok(kernel.clean(&work, &flows))
             })
             .await?;
         match result {
             Ok(cleaned) => {
                 tracing::debug!(whole, changes, took = ?began.elapsed(), "service rules");
                 self.rules = Rules::Ours;
+                self.anew = false;
                 self.frame = Some(frame);
                 self.problem = cleaned.as_ref().err().map(with_source);
                 if let Err(error) = &cleaned {
@@ -292,6 +299,7 @@ impl Running {
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "service rules");
                 self.problem = Some(with_source(&error));
+                self.anew |= whole;
                 self.rules = match self.rules {
                     // Nothing of it was applied.
                     Rules::Earlier | Rules::Missing => self.rules,
@@ -328,7 +336,7 @@ impl Running {
 
     /// Looks whether the table is as we wrote it, after not having listened.
     async fn verify(&mut self) -> Result<(), Error> {
-        let chains: usize = self.ledger.choices().map(rules::chains).sum();
+        let chains: usize = self.ledger.choices().map(|choice| rules::chains(choice).len()).sum();
         let expected = u32::try_from(rules::OBJECTS + chains).unwrap_or(u32::MAX);
         let found = self.with_kernel(Kernel::table).await?;
         match found {

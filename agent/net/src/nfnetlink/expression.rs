@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::message::Attributes;
+use super::message::{self, Attributes};
 
 /// A register of the packet filter: sixteen words of four bytes. Register `n` here is word `n`.
 ///
@@ -278,6 +278,18 @@ impl Expression {
 }
 
 impl Verdict {
+    /// From the value of an element; only those that are written here are known.
+    pub(crate) fn read(value: &[u8]) -> Option<Self> {
+        let code = u32::from_be_bytes(message::find(value, 1)?.try_into().ok()?);
+        let chain = message::find(value, 2).map(|chain| message::text(chain).to_owned());
+        match (code.cast_signed(), chain) {
+            (0, _) => Some(Self::Drop),
+            (-3, Some(chain)) => Some(Self::Jump(chain)),
+            (-4, Some(chain)) => Some(Self::Goto(chain)),
+            _ => None,
+        }
+    }
+
     /// As the value of an element or of an immediate.
     pub(crate) fn write(&self, data: &mut Attributes<'_>) {
         data.nested(2, |verdict| {

@@ -19,9 +19,12 @@ pub(crate) enum Kind {
     GetTable = 1,
     DeleteTable = 2,
     NewChain = 3,
+    GetChain = 4,
     DeleteChain = 5,
     NewRule = 6,
+    DeleteRule = 8,
     NewSet = 9,
+    GetSet = 10,
     NewElement = 12,
     GetElement = 13,
     DeleteElement = 14,
@@ -89,6 +92,65 @@ fn concatenated(types: &[Type]) -> (u32, u32) {
     (number, u32::try_from(types.len() * 4).unwrap_or(u32::MAX))
 }
 
+impl Set {
+    fn flags(&self) -> u32 {
+        let map = if self.value == Value::None { 0 } else { 0x8 };
+        let dynamic = if self.dynamic.is_some() { 0x10 | 0x20 } else { 0 };
+        map | dynamic
+    }
+
+    /// Whether a set of the kernel's is this one, by its name and types.
+    pub(crate) fn is(&self, message: &Message<'_>) -> bool {
+        let number = |wanted| number_of(message, wanted).unwrap_or(0);
+        let (value, length) = match self.value {
+            Value::None => (0, 0),
+            Value::Data(types) => concatenated(types),
+            // Verdicts have a length of the kernel's own.
+            Value::Verdict => (VERDICT, number(7)),
+        };
+        name_of(message, 2) == self.name
+            && number(3) == self.flags()
+            && (number(4), number(5)) == concatenated(self.key)
+            && (number(6), number(7)) == (value, length)
+    }
+}
+
+impl Hook {
+    /// Whether a chain of the kernel's hangs here, or nowhere.
+    pub(crate) fn is(hook: Option<&Self>, message: &Message<'_>) -> bool {
+        let place = message
+            .attributes()
+            .find(|(kind, _)| *kind == 4)
+            .map(|(_, value)| value);
+        match (hook, place) {
+            (None, None) => true,
+            (Some(hook), Some(place)) => {
+                let number = |kind| Some(u32::from_be_bytes(message::find(place, kind)?.try_into().ok()?));
+                number(1) == Some(hook.place as u32)
+                    && number(2) == Some(hook.priority.cast_unsigned())
+                    && name_of(message, 7) == hook.kind()
+            }
+            _ => false,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        if self.nat { "nat" } else { "filter" }
+    }
+}
+
+fn number_of(message: &Message<'_>, wanted: u16) -> Option<u32> {
+    let (_, value) = message.attributes().find(|(kind, _)| *kind == wanted)?;
+    Some(u32::from_be_bytes(value.try_into().ok()?))
+}
+
+/// A text among the attributes of a message: as a rule, 1 is the table and 2 or 3 the object.
+pub(crate) fn name_of<'a>(message: &Message<'a>, wanted: u16) -> &'a str {
+    let mut attributes = message.attributes();
+    let found = attributes.find(|(kind, _)| *kind == wanted);
+    found.map_or("", |(_, value)| message::text(value))
+}
+
 /// What nft wants to know of a set beyond what the kernel does, in its own notation: type, length, value
 /// (`NFTNL_UDATA_SET_*`). Without it nft would show numbers with their bytes reversed, and could not read again what it
 /// listed.
@@ -146,7 +208,7 @@ fn kind_and_data(kind: u32, data: &[u8]) -> Vec<u8> {
 }
 
 /// A key or a value: up to four parts of four bytes each, in place, since there are tens of thousands at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Parts {
     bytes: [u8; 16],
     length: usize,
@@ -234,7 +296,7 @@ impl Batch {
                     place.u32(1, hook.place as u32);
                     place.u32(2, hook.priority.cast_unsigned());
                 });
-                chain.text(7, if hook.nat { "nat" } else { "filter" });
+                chain.text(7, hook.kind());
             }
         });
     }
@@ -242,6 +304,11 @@ impl Batch {
     /// With its rules. Nothing may lead to it any more.
     pub(crate) fn remove_chain(&mut self, name: &str) {
         self.message(Kind::DeleteChain, 0, |chain| chain.text(3, name));
+    }
+
+    /// Takes all rules out of it.
+    pub(crate) fn empty_chain(&mut self, name: &str) {
+        self.message(Kind::DeleteRule, 0, |rule| rule.text(2, name));
     }
 
     pub(crate) fn add_rule(&mut self, chain: &str, expressions: &[Expression]) {
@@ -259,15 +326,8 @@ impl Batch {
         let identity = self.sequence;
         self.message(Kind::NewSet, CREATE, |attributes| {
             let (key, length) = concatenated(set.key);
-            let mut flags = 0;
-            if set.value != Value::None {
-                flags |= 0x8;
-            }
-            if set.dynamic.is_some() {
-                flags |= 0x10 | 0x20;
-            }
             attributes.text(2, set.name);
-            attributes.u32(3, flags);
+            attributes.u32(3, set.flags());
             attributes.u32(4, key);
             attributes.u32(5, length);
             match set.value {
@@ -354,6 +414,15 @@ fn bracket(kind: u16, sequence: u32) -> Head {
     }
 }
 
+impl ElementValue {
+    fn read(value: &[u8]) -> Option<Self> {
+        match message::find(value, 2) {
+            Some(verdict) => Verdict::read(verdict).map(Self::Verdict),
+            None => message::find(value, 1).map(|data| Self::Data(Parts::default().and(data))),
+        }
+    }
+}
+
 impl Element {
     fn write(&self, list: &mut Attributes<'_>, with_value: bool) {
         list.nested(1, |element| {
@@ -384,7 +453,7 @@ impl Element {
                 let life = number(message::find(element, 4)).zip(number(message::find(element, 5)));
                 Some(Self {
                     key: Parts::default().and(data(1)?),
-                    value: data(2).map(|value| ElementValue::Data(Parts::default().and(value))),
+                    value: message::find(element, 2).and_then(ElementValue::read),
                     life,
                 })
             })
@@ -394,12 +463,7 @@ impl Element {
 
 /// What a message of a batch was to do, for people.
 pub(crate) fn describe(message: &Message<'_>) -> String {
-    let name = |wanted| {
-        message
-            .attributes()
-            .find(|(kind, _)| *kind == wanted)
-            .map_or("?", |(_, value)| message::text(value))
-    };
+    let name = |wanted| name_of(message, wanted);
     let is = |kind: Kind| message.kind == kind.number();
     if is(Kind::NewChain) || is(Kind::DeleteChain) {
         format!("chain {}", name(3))
@@ -409,6 +473,8 @@ pub(crate) fn describe(message: &Message<'_>) -> String {
             .filter_map(|(_, expression)| message::find(expression, 1).map(message::text))
             .collect();
         format!("a rule of chain {} ({})", name(2), names.join(", "))
+    } else if is(Kind::DeleteRule) {
+        format!("the rules of chain {}", name(2))
     } else if is(Kind::NewSet) {
         format!("set {}", name(2))
     } else if is(Kind::NewElement) || is(Kind::DeleteElement) {

@@ -1,6 +1,10 @@
 //! The kernel's side: applies transactions, and looks after what they leave behind.
 
-use std::{collections::HashMap, net::SocketAddrV4, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddrV4,
+    path::Path,
+};
 
 use nix::errno::Errno;
 
@@ -15,7 +19,7 @@ use crate::{
     nfnetlink::{
         conntrack::{self, Flow},
         socket::{Refused, Socket},
-        table::{Batch, Element, Kind},
+        table::{self, Batch, Element, Kind},
     },
 };
 
@@ -26,11 +30,40 @@ pub(crate) type Present = HashMap<Door, Vec<SocketAddrV4>>;
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) frame: Frame,
-    /// The whole table anew, and who may be remembered from before.
-    pub(crate) replace: Option<Present>,
+    /// The transaction tells everything, and what it does not tell is to go.
+    pub(crate) whole: Option<Whole>,
     pub(crate) transaction: Transaction,
     /// Numbers of all ways of choosing that the transaction speaks of.
     pub(crate) numbers: HashMap<Choice, u32>,
+}
+
+/// How the whole table is written.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    /// Who may be remembered from before.
+    pub(crate) reachable: Present,
+    /// Without regard to what is there.
+    pub(crate) anew: bool,
+}
+
+impl Work {
+    fn number(&self, choice: Option<Choice>) -> u32 {
+        choice
+            .and_then(|choice| self.numbers.get(&choice))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn write_changes(&self, batch: &mut Batch, chains: &HashSet<String>) {
+        for (choice, number) in &self.transaction.opened {
+            rules::open(batch, *choice, self.frame.pods, chains);
+            rules::announce(batch, *choice, *number);
+        }
+        rules::write_changes(batch, &self.transaction.changes, |choice| self.number(choice));
+        for (choice, number) in &self.transaction.closed {
+            rules::close(batch, *choice, *number);
+        }
+    }
 }
 
 /// What the table holds besides elements, to tell whether it is the one we wrote.
@@ -83,39 +116,117 @@ impl Kernel {
     /// Applies all of it or nothing.
     pub(crate) fn apply(&mut self, work: &Work) -> Result<(), Error> {
         let mut batch = Batch::new(TABLE);
-        let kept = match &work.replace {
-            Some(present) => {
-                rules::write_frame(&mut batch, &work.frame);
-                let mut kept = self.affinity()?;
-                kept.retain(|element| !forgotten(element, present, true));
-                kept
+        match &work.whole {
+            None => work.write_changes(&mut batch, &HashSet::new()),
+            Some(Whole { reachable, anew }) => {
+                let chains = if *anew { None } else { self.chains()? };
+                match chains {
+                    Some(chains) => self.reconcile(&mut batch, work, &chains)?,
+                    None => {
+                        let mut kept = self.affinity()?;
+                        kept.retain(|element| !forgotten(element, reachable, true));
+                        rules::write_frame(&mut batch, &work.frame);
+                        rules::announce_drop(&mut batch);
+                        work.write_changes(&mut batch, &HashSet::new());
+                        batch.add_elements(AFFINITY, kept);
+                    }
+                }
             }
-            None => Vec::new(),
-        };
-        for (choice, number) in &work.transaction.opened {
-            rules::open(&mut batch, *choice, *number, work.frame.pods);
         }
-        rules::write_changes(&mut batch, &work.transaction.changes, |choice| {
-            choice
-                .and_then(|choice| work.numbers.get(&choice))
-                .copied()
-                .unwrap_or(0)
-        });
-        for (choice, number) in &work.transaction.closed {
-            rules::close(&mut batch, *choice, *number);
-        }
-        batch.add_elements(AFFINITY, kept);
         if batch.is_empty() {
             return Ok(());
         }
         self.socket.apply(batch).map_err(refused)
     }
 
+    /// Makes a table of the right shape what it must be, with as little as possible changed: a packet that comes at this
+    /// moment finds everything that stays.
+    fn reconcile(&mut self, batch: &mut Batch, work: &Work, chains: &HashSet<String>) -> Result<(), Error> {
+        rules::rewrite_frame(batch, &work.frame);
+        for (choice, _) in &work.transaction.opened {
+            rules::open(batch, *choice, work.frame.pods, chains);
+        }
+        let number = |choice| work.number(choice);
+        for set in rules::sets().iter().filter(|set| set.dynamic.is_none()) {
+            let mut present = HashMap::new();
+            for element in self.elements(set.name)? {
+                present.insert(element.key, element);
+            }
+            let mut removed = Vec::new();
+            let mut added = Vec::new();
+            for element in rules::all_elements(set.name, &work.transaction, &number) {
+                match present.remove(&element.key) {
+                    Some(same) if same == element => {}
+                    Some(other) => {
+                        removed.push(other);
+                        added.push(element);
+                    }
+                    None => added.push(element),
+                }
+            }
+            removed.extend(present.into_values());
+            batch.remove_elements(set.name, removed);
+            batch.add_elements(set.name, added);
+        }
+        let needed: HashSet<String> = work
+            .transaction
+            .opened
+            .iter()
+            .flat_map(|(choice, _)| rules::chains(*choice))
+            .collect();
+        for chain in chains.difference(&needed) {
+            batch.remove_chain(chain);
+        }
+        Ok(())
+    }
+
+    /// The chains that are not always there, if the table has our shape: all our sets and no other, and our fixed chains.
+    fn chains(&mut self) -> Result<Option<HashSet<String>>, Error> {
+        let (mut fixed, mut right, mut others) = (0, true, HashSet::new());
+        let listed = self.socket.dump(
+            Kind::GetChain.number(),
+            |_| {},
+            |message| {
+                if table::name_of(message, 1) != TABLE {
+                    return;
+                }
+                match rules::is_fixed_chain(message) {
+                    Some(as_it_must_be) => {
+                        fixed += 1;
+                        right &= as_it_must_be;
+                    }
+                    None => {
+                        others.insert(table::name_of(message, 3).to_owned());
+                    }
+                }
+            },
+        );
+        listed.map_err(|errno| failed("list chains of the table ip minidc", errno))?;
+        if !right || fixed != rules::FIXED_CHAINS {
+            return Ok(None);
+        }
+        let mut sets = 0;
+        let listed = self.socket.dump(
+            Kind::GetSet.number(),
+            |request| request.text(1, TABLE),
+            |message| {
+                sets += 1;
+                right &= rules::sets().iter().any(|set| set.is(message));
+            },
+        );
+        listed.map_err(|errno| failed("list sets of the table ip minidc", errno))?;
+        Ok((right && sets == rules::sets().len()).then_some(others))
+    }
+
     /// Looks after running conversations and remembered clients. New packets go by the new rules already.
-    pub(crate) fn clean(&mut self, flows: &Present, sticky: &Present) -> Result<(), Error> {
-        if !sticky.is_empty() {
-            let gone: Vec<Element> = self.affinity()?;
-            for element in gone.into_iter().filter(|element| forgotten(element, sticky, false)) {
+    pub(crate) fn clean(&mut self, work: &Work, flows: &Present) -> Result<(), Error> {
+        let (sticky, all) = match &work.whole {
+            Some(whole) => (&whole.reachable, true),
+            None => (&work.transaction.sticky, false),
+        };
+        if all || !sticky.is_empty() {
+            let remembered = self.affinity()?;
+            for element in remembered.into_iter().filter(|element| forgotten(element, sticky, all)) {
                 let mut batch = Batch::new(TABLE);
                 batch.remove_elements(AFFINITY, [element]);
                 match self.socket.apply(batch) {
@@ -126,31 +237,41 @@ impl Kernel {
             }
         }
         if !flows.is_empty() {
-            let attempt = "list UDP conversations";
-            let stale = conntrack::list(&mut self.socket, |flow| is_stale(flow, flows));
-            for flow in stale.map_err(|errno| failed(attempt, errno))? {
-                let result = conntrack::forget(&mut self.socket, &flow);
-                result
-                    .map_err(|errno| failed(format!("forget the UDP conversation with {}", flow.destination), errno))?;
+            // An answer that is on its way while its conversation is forgotten begins another: looked for once more.
+            for _ in 0..3 {
+                let stale = conntrack::list(&mut self.socket, |flow| is_stale(flow, flows));
+                let stale = stale.map_err(|errno| failed("list UDP conversations", errno))?;
+                if stale.is_empty() {
+                    break;
+                }
+                for flow in stale {
+                    let result = conntrack::forget(&mut self.socket, &flow);
+                    let attempt = || format!("forget the UDP conversation with {}", flow.destination);
+                    result.map_err(|errno| failed(attempt(), errno))?;
+                }
             }
         }
         Ok(())
     }
 
     fn affinity(&mut self) -> Result<Vec<Element>, Error> {
+        self.elements(AFFINITY)
+    }
+
+    fn elements(&mut self, set: &str) -> Result<Vec<Element>, Error> {
         let mut elements = Vec::new();
         let result = self.socket.dump(
             Kind::GetElement.number(),
             |request| {
                 request.text(1, TABLE);
-                request.text(2, AFFINITY);
+                request.text(2, set);
             },
             |answer| elements.extend(Element::read(answer)),
         );
         match result {
             // No table, or one of another making.
             Ok(()) | Err(Errno::ENOENT) => Ok(elements),
-            Err(errno) => Err(failed("list clients with session affinity", errno)),
+            Err(errno) => Err(failed(format!("list elements of set {set}"), errno)),
         }
     }
 }
@@ -185,19 +306,22 @@ fn forgotten(element: &Element, present: &Present, unknown: bool) -> bool {
 /// Whether a UDP conversation must not go on as it is: its endpoint is gone, or it began when there was none. Clients that
 /// keep their port would else never be led elsewhere (a conversation that lives has no time-out that helps).
 fn is_stale(flow: &Flow, present: &Present) -> bool {
-    let astray = flow.answers_from == flow.destination;
-    let door = Door::Address(*flow.destination.ip(), Protocol::Udp, flow.destination.port());
-    if let Some(endpoints) = present.get(&door) {
+    let untranslated = flow.answers_from == flow.destination && flow.answers_to == flow.source;
+    let by_address = |end: &SocketAddrV4| present.get(&Door::Address(*end.ip(), Protocol::Udp, end.port()));
+    let by_port = |end: &SocketAddrV4| present.get(&Door::Port(Protocol::Udp, end.port()));
+    if let Some(endpoints) = by_address(&flow.destination) {
         return !endpoints.contains(&flow.answers_from);
     }
-    let door = Door::Port(Protocol::Udp, flow.destination.port());
-    match present.get(&door) {
-        // A conversation of our own with somebody else's port of that number has its source translated, or has none to
-        // translate and can stand to be forgotten.
-        Some(endpoints) if astray => !endpoints.is_empty() && flow.answers_to == flow.source,
-        Some(endpoints) => !endpoints.contains(&flow.answers_from),
-        None => false,
+    match by_port(&flow.destination) {
+        // Who talks to a port of that number elsewhere has his source translated, or is this node, which can stand it.
+        Some(endpoints) if untranslated => return !endpoints.is_empty(),
+        Some(_) if flow.answers_from == flow.destination => {}
+        Some(endpoints) => return !endpoints.contains(&flow.answers_from),
+        None => {}
     }
+    // An answer that began a conversation of its own.
+    let answering = by_address(&flow.source).or_else(|| by_port(&flow.source));
+    untranslated && answering.is_some_and(|endpoints| !endpoints.is_empty())
 }
 
 /// Whether bridged packets go through these rules too. Can be switched at any time; without the module there is no switch.
@@ -242,6 +366,8 @@ mod tests {
         let astray = Flow::new("10.9.0.7:4000", node, node, "10.9.0.7:4000");
         assert!(is_stale(&astray, &present(door, &["100.64.0.2:5353"])));
         assert!(!is_stale(&astray, &present(door, &[])));
+        let answer = Flow::new(node, "10.9.0.7:4000", "10.9.0.7:4000", node);
+        assert!(is_stale(&answer, &present(door, &["100.64.0.2:5353"])));
         // A pod talks to a port of that number outside.
         let outside = "192.0.2.9:30053";
         let passing = Flow::new(CLIENT, outside, outside, "10.9.0.1:4000");

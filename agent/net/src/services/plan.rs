@@ -157,8 +157,6 @@ impl Transaction {
     }
 }
 
-/// Numbers of ways of choosing with session affinity begin here: they are given out as they come.
-const STICKY_NUMBERS: u32 = 1 << 31;
 /// A way of choosing that is out of use is kept for a while: the next change of size often brings it back, and a packet
 /// that read its number a moment ago still finds it.
 const KEPT_OPEN: usize = 64;
@@ -171,7 +169,7 @@ pub(crate) struct Ledger {
     /// Doors that a Service would open if another did not have them already.
     waiting: HashMap<Door, BTreeSet<Arc<Key>>>,
     choices: HashMap<Choice, Open>,
-    last_sticky: u32,
+    last_large: u32,
     hairpin: HashMap<Ipv4Addr, usize>,
     endpoints: usize,
 }
@@ -362,10 +360,10 @@ impl Ledger {
             Change::Add(element) => {
                 let Some(choice) = element.choice() else { return };
                 let Self {
-                    choices, last_sticky, ..
+                    choices, last_large, ..
                 } = self;
                 let open = choices.entry(choice).or_insert_with(|| {
-                    let number = number(choice, last_sticky);
+                    let number = number(choice, last_large);
                     transaction.opened.push((choice, number));
                     Open { number, users: 0 }
                 });
@@ -416,17 +414,25 @@ impl Log {
     }
 }
 
-fn number(choice: Choice, last_sticky: &mut u32) -> u32 {
-    if choice.sticky.is_some() {
-        *last_sticky += 1;
-        return STICKY_NUMBERS | *last_sticky;
-    }
+/// The number of a way of choosing: the same after a restart, so that what is in the kernel stays right. Without affinity,
+/// the kind in the high half and the size in the low one; with it, the highest bit, three bits of kind, 17 of seconds,
+/// and 11 of size. The few that are larger are numbered as they come, with a time that none has.
+fn number(choice: Choice, last_large: &mut u32) -> u32 {
     let flavour = match choice.flavour {
         Flavour::Inside => 0,
         Flavour::Outside => 1,
         Flavour::Local => 2,
     };
-    u32::from(choice.port) << 20 | flavour << 16 | u32::from(choice.size)
+    let kind = u32::from(choice.port) << 2 | flavour;
+    let size = u32::from(choice.size);
+    match choice.sticky {
+        None => kind << 16 | size,
+        Some(seconds) if size < 1 << 11 => 1 << 31 | kind << 28 | seconds << 11 | size,
+        Some(_) => {
+            *last_large += 1;
+            1 << 31 | kind << 28 | 0x1_ffff << 11 | *last_large & 0x7ff
+        }
+    }
 }
 
 fn reachable(view: &View) -> Vec<SocketAddrV4> {

@@ -8,10 +8,13 @@
 //! cannot list a map that looks up in a map. It is nobody's at that point: a packet that is passed on gets another when it
 //! is routed, and the first packet of a connection of this node's own is left with none.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    collections::HashSet,
+    net::{Ipv4Addr, SocketAddrV4},
+};
 
 use super::{
-    plan::{Change, Element, OWN_NUMBERS},
+    plan::{Change, Element, OWN_NUMBERS, Transaction},
     view::{Choice, Door, Flavour},
 };
 use crate::{
@@ -20,6 +23,7 @@ use crate::{
     facts::Protocol,
     nfnetlink::{
         expression::{self, Expression, Meta, Refusal, Register, Tracked, Verdict, within},
+        message::Message,
         table::{self, Batch, ElementValue, Hook, Parts, Place, Set, Type, Value},
     },
 };
@@ -326,8 +330,37 @@ pub(crate) fn write_frame(batch: &mut Batch, frame: &Frame) {
     for (chain, rule) in frame_rules(frame) {
         batch.add_rule(chain, &rule);
     }
+}
+
+/// The number of doors that lead nowhere.
+pub(crate) fn announce_drop(batch: &mut Batch) {
     batch.add_elements(CHOICES, [choice_element(0, Verdict::Drop)]);
 }
+
+/// The same where the chains and sets are there already. No packet meets a chain without its rules.
+pub(crate) fn rewrite_frame(batch: &mut Batch, frame: &Frame) {
+    for (name, _) in CHAINS {
+        batch.empty_chain(name);
+    }
+    for (chain, rule) in frame_rules(frame) {
+        batch.add_rule(chain, &rule);
+    }
+}
+
+/// All our sets.
+pub(crate) fn sets() -> &'static [Set] {
+    &SETS
+}
+
+/// Whether a chain of the kernel's is one that is always there, and as it must be; `None` if it is another.
+pub(crate) fn is_fixed_chain(message: &Message<'_>) -> Option<bool> {
+    let name = table::name_of(message, 3);
+    let (_, hook) = CHAINS.iter().find(|(fixed, _)| *fixed == name)?;
+    Some(Hook::is(hook.as_ref(), message))
+}
+
+/// How many chains are always there.
+pub(crate) const FIXED_CHAINS: usize = CHAINS.len();
 
 fn frame_rules(frame: &Frame) -> Vec<(&'static str, Vec<Expression>)> {
     let Frame {
@@ -567,37 +600,45 @@ fn destination() -> Expression {
     Expression::Destination { address: R0, port: R1 }
 }
 
-/// Makes the chain of a way of choosing, and its number known.
-pub(crate) fn open(batch: &mut Batch, choice: Choice, number: u32, pods: Range) {
-    let name = chain(choice);
-    batch.add_chain(&name, None);
-    for rule in choice_rules(choice, pods) {
-        batch.add_rule(&name, &rule);
-    }
+/// Makes the chains of a way of choosing, of which some may be there.
+pub(crate) fn open(batch: &mut Batch, choice: Choice, pods: Range, present: &HashSet<String>) {
+    let mut write = |name: &str, rules: Vec<Vec<Expression>>| {
+        if present.contains(name) {
+            batch.empty_chain(name);
+        } else {
+            batch.add_chain(name, None);
+        }
+        for rule in rules {
+            batch.add_rule(name, &rule);
+        }
+    };
+    write(&chain(choice), choice_rules(choice, pods));
     if let Some(seconds) = choice.sticky {
-        let name = remember_chain(choice);
-        batch.add_chain(&name, None);
-        batch.add_rule(&name, &remember_rule(seconds));
+        write(&remember_chain(choice), vec![remember_rule(seconds)]);
     }
+}
+
+/// Makes the number of a way of choosing known.
+pub(crate) fn announce(batch: &mut Batch, choice: Choice, number: u32) {
     for (map, name) in known_to(choice) {
         batch.add_elements(map, [choice_element(number, Verdict::Goto(name))]);
     }
 }
 
-/// Takes it away again.
+/// Takes a way of choosing away again.
 pub(crate) fn close(batch: &mut Batch, choice: Choice, number: u32) {
     for (map, name) in known_to(choice) {
         batch.remove_elements(map, [choice_element(number, Verdict::Goto(name))]);
     }
-    batch.remove_chain(&chain(choice));
-    if choice.sticky.is_some() {
-        batch.remove_chain(&remember_chain(choice));
+    for name in chains(choice) {
+        batch.remove_chain(&name);
     }
 }
 
-/// How many chains a way of choosing takes.
-pub(crate) fn chains(choice: Choice) -> usize {
-    1 + usize::from(choice.sticky.is_some())
+/// The chains of a way of choosing.
+pub(crate) fn chains(choice: Choice) -> Vec<String> {
+    let remember = choice.sticky.map(|_| remember_chain(choice));
+    std::iter::once(chain(choice)).chain(remember).collect()
 }
 
 fn remember_chain(choice: Choice) -> String {
@@ -640,6 +681,24 @@ pub(crate) fn write_changes(batch: &mut Batch, changes: &[Change], number: impl 
         });
         batch.add_elements(set, added);
     }
+}
+
+/// All elements of a set, of a transaction that tells everything.
+pub(crate) fn all_elements<'a>(
+    set: &'static str,
+    transaction: &'a Transaction,
+    number: &'a impl Fn(Option<Choice>) -> u32,
+) -> impl Iterator<Item = table::Element> + 'a {
+    let drop = (set == CHOICES).then(|| choice_element(0, Verdict::Drop));
+    let choices = transaction.opened.iter().flat_map(move |(choice, number)| {
+        let known = known_to(*choice).into_iter().filter(move |(map, _)| *map == set);
+        known.map(|(_, name)| choice_element(*number, Verdict::Goto(name)))
+    });
+    let others = transaction.changes.iter().filter_map(move |change| match change {
+        Change::Add(element) if set_of(*element) == set => Some(write(*element, number)),
+        _ => None,
+    });
+    drop.into_iter().chain(choices).chain(others)
 }
 
 /// The set that an element belongs to.

@@ -65,6 +65,15 @@ pub(crate) fn restart_leaves_no_gap(node: &mut Node) -> Result<()> {
     node.endpoints("web", &[&a]);
     node.endpoints("old", &[&a]);
     node.synced()?;
+    // Not even the table is another afterwards.
+    let handle = || -> Result<Option<String>> {
+        let tables = command("nft -a list tables")?;
+        Ok(tables
+            .lines()
+            .find(|line| line.starts_with("table ip minidc "))
+            .map(str::to_owned))
+    };
+    let before = handle()?.context("no table")?;
     let load = Load::on(&client, DOOR);
     load.go_on(node)?;
     for _ in 0..5 {
@@ -93,6 +102,29 @@ pub(crate) fn restart_leaves_no_gap(node: &mut Node) -> Result<()> {
         node.wait_for("the other service", || Ok(client.connect("100.65.0.8:80").is_ok()))?;
     }
     ensure!(load.end()? > 100);
+    ensure!(handle()?.as_ref() == Some(&before), "{before}, then {:?}", handle()?);
+    Ok(())
+}
+
+pub(crate) fn table_of_another_version_is_replaced(node: &mut Node) -> Result<()> {
+    let (client, _) = node.pod()?;
+    let (_, a) = node.pod()?;
+    for line in [
+        "nft add table ip minidc",
+        "nft add chain ip minidc postrouting { type nat hook postrouting priority srcnat; }",
+        "nft add rule ip minidc postrouting ip saddr 100.64.0.0/24 masquerade",
+        "nft add map ip minidc services { type ipv4_addr : verdict; }",
+        "nft add chain ip minidc refuse { type filter hook forward priority 0; }",
+    ] {
+        command(line)?;
+    }
+    node.start()?;
+    node.service("web", service("100.65.0.7"));
+    node.endpoints("web", &[&a]);
+    ensure!(client.connect(DOOR).is_err(), "replaced before everything was told");
+    node.synced()?;
+    ensure!(client.connect(DOOR)?.0 == a);
+    ensure!(!table()?.contains("ip saddr 100.64.0.0/24 masquerade"), "{}", table()?);
     Ok(())
 }
 

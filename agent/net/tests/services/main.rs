@@ -46,6 +46,7 @@ tests! {
         clients_stay_with_their_endpoint_by_a_node_port;
     life:
         restart_leaves_no_gap,
+        table_of_another_version_is_replaced,
         what_is_known_is_served_before_everything_was_told,
         rules_come_back_when_somebody_flushes_them,
         other_tables_are_left_alone_and_ours_can_be_listed_and_loaded,

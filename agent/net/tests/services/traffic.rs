@@ -32,15 +32,17 @@ pub(crate) fn cluster_ip_reaches_its_endpoints(node: &mut Node) -> Result<()> {
     node.start()?;
     node.service("web", service("100.65.0.7"));
     node.endpoints("web", &[&a, &b, REMOTE_POD]);
+    node.service("here", service("100.65.0.8"));
+    node.endpoints("here", &[&a, &b]);
     node.synced()?;
     let all = [a.as_str(), &b, REMOTE_POD];
     ensure!(everybody(&asking, "100.65.0.7:80", &all)? == [asks.as_str()]);
     // The node's own address in the pod network is the source of its own connections.
     ensure!(everybody(&node.here, "100.65.0.7:80", &all)? == ["100.64.0.1"]);
     // From a pod elsewhere it comes under the true source, from a stranger under the node's.
-    let remote = node.outside.connect_from(REMOTE_POD, "100.65.0.7:80")?;
-    ensure!(remote.1 == REMOTE_POD || remote.0 == REMOTE_POD, "{remote:?}");
-    let stranger = node.outside.connect_from(CLIENT, "100.65.0.7:80")?;
+    let remote = node.outside.connect_from(REMOTE_POD, "100.65.0.8:80")?;
+    ensure!(remote.1 == REMOTE_POD, "{remote:?}");
+    let stranger = node.outside.connect_from(CLIENT, "100.65.0.8:80")?;
     ensure!(
         [NODE_ADDRESS, "100.64.0.1"].contains(&stranger.1.as_str()),
         "{stranger:?}"
