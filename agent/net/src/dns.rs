@@ -280,7 +280,7 @@ impl Dns {
         tasks.spawn(self.listener.run(Arc::clone(&shared), stop.clone()));
         let address = self.address;
         let worker_error = |source| Error::Worker { address, source };
-        let mut workers = Workers::start(self.sockets, &shared, &sender).map_err(worker_error)?;
+        let mut workers = Workers::start(address, self.sockets, &shared, &sender).map_err(worker_error)?;
         drop(sender);
 
         let mut news = Vec::with_capacity(FACTS_AT_ONCE);

@@ -175,6 +175,12 @@ impl<'a> Reader<'a> {
 
     /// A name, whether compressed or not.
     pub(crate) fn name(&mut self) -> Result<Name, Malformed> {
+        // most names of questions are not compressed, and stand there as they are
+        let rest = self.message.get(self.at..).ok_or(Malformed)?;
+        if let Some(name) = Name::first_of(rest) {
+            self.at += name.wire().len();
+            return Ok(name);
+        }
         let mut wire = [0; LONGEST_NAME];
         let mut length = 0;
         // a pointer must lead to before where this run of labels began: so each jump goes back, and there is an end

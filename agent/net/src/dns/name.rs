@@ -47,6 +47,11 @@ impl Name {
 
     /// The name that exactly fills `wire`: uncompressed, with the root label. None if it is not one.
     pub(crate) fn from_wire(wire: &[u8]) -> Option<Self> {
+        Self::first_of(wire).filter(|name| name.wire().len() == wire.len())
+    }
+
+    /// The name that `wire` begins with, uncompressed. None if there is none.
+    pub(crate) fn first_of(wire: &[u8]) -> Option<Self> {
         let mut at = 0;
         loop {
             let length = usize::from(*wire.get(at)?);
@@ -58,9 +63,7 @@ impl Name {
                 break;
             }
         }
-        if at != wire.len() || at > LONGEST_NAME {
-            return None;
-        }
+        let wire = wire.get(..at).filter(|wire| wire.len() <= LONGEST_NAME)?;
         Some(Self::of(wire))
     }
 

@@ -1,5 +1,6 @@
 //! Serving: what UDP workers, TCP connections and waiting queries have in common.
 
+mod batch;
 mod misses;
 mod tcp;
 mod udp;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
     sync::Arc,
 };
@@ -26,7 +26,7 @@ const MOST_PER_CLIENT: usize = 128;
 pub(in crate::dns) struct Misses {
     pub(super) query: Query,
     pub(super) client: IpAddr,
-    pub(super) to: SockaddrStorage,
+    pub(super) to: SocketAddr,
     pub(super) socket: Arc<OwnedFd>,
 }
 
@@ -91,6 +91,11 @@ impl Misses {
 
     fn send(&self, out: &[u8]) {
         // who cannot be reached asks again
-        let _ = socket::sendto(self.socket.as_raw_fd(), out, &self.to, MsgFlags::MSG_DONTWAIT);
+        let _ = socket::sendto(
+            self.socket.as_raw_fd(),
+            out,
+            &SockaddrStorage::from(self.to),
+            MsgFlags::MSG_DONTWAIT,
+        );
     }
 }

@@ -307,7 +307,13 @@ async fn a_flood_from_one_client_leaves_the_others_served() {
     let other = Client::new("127.0.0.3");
     let asking = async { while other.ask(server.address, WEB).await.is_none() {} };
     tokio::time::timeout(LIMIT, asking).await.unwrap();
-    assert!(server.handle.stats().limited > 0);
+    // the worker that the flood goes to may be another one
+    let counting = async {
+        while server.handle.stats().limited == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, counting).await.unwrap();
     server.stop().await;
 }
 

@@ -2,37 +2,41 @@
 //! the batch. They sleep in the kernel while nothing comes, and allocate nothing while something does.
 
 use std::{
-    array,
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSliceMut},
+    marker::PhantomData,
     net::{IpAddr, SocketAddr},
-    ops::Range,
     os::fd::{AsRawFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use nix::{
     errno::Errno,
+    sys::prctl::set_timerslack,
     sys::socket::{
-        self, AddressFamily, MsgFlags, MultiHeaders, Shutdown, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
+        self, AddressFamily, MsgFlags, MultiHeaders, Shutdown, SockFlag, SockType, SockaddrIn, SockaddrIn6,
+        SockaddrStorage, setsockopt, sockopt,
     },
 };
 use tokio::{sync::mpsc, task::JoinSet};
 
-use super::{Misses, Shared, count, refuse};
+use super::{
+    Misses, Shared,
+    batch::{Answers, BATCH, Peer, Sender},
+    count, refuse,
+};
 use crate::dns::{
     answer::Outcome,
-    message::{HEADER, Header, Rcode, Reader, UDP_SIZE},
+    message::{HEADER, Header, Rcode, Reader},
     query::{Query, Received, Refusal, read},
 };
 
-/// Packets taken and sent at once.
-const BATCH: usize = 32;
 /// Longest query that is read: a question, cookies and padding are far shorter.
-const LONGEST: usize = 2048;
+const LONGEST: usize = 1024;
 /// Bytes of a worker's stack: the deepest call holds some names of 256 bytes.
 const STACK: usize = 256 << 10;
 /// Bytes the kernel may keep of queries that wait: so that a burst from all pods finds room (a packet takes about 1 KiB).
@@ -63,6 +67,7 @@ pub(in crate::dns) struct Workers {
 impl Workers {
     /// Starts a worker for each socket.
     pub(in crate::dns) fn start(
+        address: SocketAddr,
         sockets: Vec<OwnedFd>,
         shared: &Arc<Shared>,
         misses: &mpsc::Sender<Misses>,
@@ -71,18 +76,22 @@ impl Workers {
         let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
         let mut threads = JoinSet::new();
         for (number, socket) in sockets.iter().enumerate() {
-            let worker = Worker {
+            let worker = Worker::<SockaddrIn> {
                 socket: Arc::clone(socket),
                 shared: Arc::clone(shared),
                 misses: misses.clone(),
                 stopping: Arc::clone(&stopping),
                 turn: number,
+                family: PhantomData,
             };
             let (sender, receiver) = tokio::sync::oneshot::channel();
-            thread::Builder::new()
-                .name(format!("dns-{number}"))
-                .stack_size(STACK)
-                .spawn(move || drop(sender.send(worker.run())))?;
+            let thread = thread::Builder::new().name(format!("dns-{number}")).stack_size(STACK);
+            // either way the thread tells how it ended, and drops the sender if it panics
+            if address.is_ipv4() {
+                thread.spawn(move || drop(sender.send(worker.run())))?;
+            } else {
+                thread.spawn(move || drop(sender.send(worker.with_family::<SockaddrIn6>().run())))?;
+            }
             threads.spawn(async move { receiver.await.unwrap_or_else(|_| Err(io::Error::other("it panicked"))) });
         }
         Ok(Self {
@@ -121,44 +130,53 @@ impl Drop for Workers {
     }
 }
 
-struct Worker {
+struct Worker<P> {
     socket: Arc<OwnedFd>,
     shared: Arc<Shared>,
     misses: mpsc::Sender<Misses>,
     stopping: Arc<AtomicBool>,
     turn: usize,
+    /// Of which family the clients are.
+    family: PhantomData<P>,
 }
 
 /// A packet that came in.
-#[derive(Clone, Copy, Default)]
-struct Packet {
+#[derive(Clone, Copy)]
+struct Packet<P> {
     length: usize,
     whole: bool,
-    from: Option<SockaddrStorage>,
+    from: Option<P>,
 }
 
-/// Answers to a batch, one after another in one buffer.
-struct Answers {
-    bytes: Vec<u8>,
-    count: usize,
-    places: [Range<usize>; BATCH],
-    to: [Option<SockaddrStorage>; BATCH],
-}
+impl<P: Peer> Worker<P> {
+    /// The same for clients of another family.
+    fn with_family<Q: Peer>(self) -> Worker<Q> {
+        Worker {
+            socket: self.socket,
+            shared: self.shared,
+            misses: self.misses,
+            stopping: self.stopping,
+            turn: self.turn,
+            family: PhantomData,
+        }
+    }
 
-impl Worker {
     fn run(mut self) -> io::Result<()> {
         let mut buffers = vec![[0_u8; LONGEST]; BATCH].into_boxed_slice();
         let buffers: &mut [[u8; LONGEST]; BATCH] = (&mut *buffers).try_into().map_err(io::Error::other)?;
-        let mut incoming = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
-        let mut outgoing = MultiHeaders::<SockaddrStorage>::preallocate(BATCH, None);
-        let mut answers = Answers {
-            bytes: Vec::with_capacity(BATCH * UDP_SIZE),
-            count: 0,
-            places: array::from_fn(|_| 0..0),
-            to: [None; BATCH],
+        let mut incoming = MultiHeaders::<P>::preallocate(BATCH, None);
+        let mut sender = Sender::new();
+        let mut answers = Answers::new();
+        let mut pace = Pace::default();
+        // so that a pause is as long as it is meant to be; without it pauses are longer
+        let _ = set_timerslack(1);
+        let none = Packet {
+            length: 0,
+            whole: true,
+            from: None,
         };
+        let mut packets = [none; BATCH];
         loop {
-            let mut packets = [Packet::default(); BATCH];
             let taken = self.take(buffers, &mut incoming, &mut packets);
             if self.stopping.load(Ordering::Relaxed) {
                 return Ok(());
@@ -171,8 +189,12 @@ impl Worker {
                 }
                 Err(error) => return Err(error.into()),
             };
-            self.answer(buffers, &packets[..taken], &mut answers);
-            self.send(&answers, &mut outgoing);
+            let now = self.shared.queries.now();
+            self.answer(buffers, &packets[..taken], now, &mut answers);
+            sender.send(self.socket.as_raw_fd(), &answers);
+            if let Some(pause) = pace.pause(taken, now) {
+                thread::sleep(pause);
+            }
         }
     }
 
@@ -180,8 +202,8 @@ impl Worker {
     fn take(
         &self,
         buffers: &mut [[u8; LONGEST]; BATCH],
-        headers: &mut MultiHeaders<SockaddrStorage>,
-        packets: &mut [Packet; BATCH],
+        headers: &mut MultiHeaders<P>,
+        packets: &mut [Packet<P>; BATCH],
     ) -> nix::Result<usize> {
         let mut slices = buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
         let flags = MsgFlags::MSG_WAITFORONE;
@@ -198,17 +220,15 @@ impl Worker {
         Ok(taken)
     }
 
-    fn answer(&mut self, buffers: &[[u8; LONGEST]; BATCH], packets: &[Packet], answers: &mut Answers) {
-        answers.bytes.clear();
-        answers.count = 0;
+    fn answer(&mut self, buffers: &[[u8; LONGEST]; BATCH], packets: &[Packet<P>], now: u64, answers: &mut Answers<P>) {
+        answers.clear();
         let mut limited = 0;
-        let now = self.shared.queries.now();
         let shared = Arc::clone(&self.shared);
         let tables = shared.tables();
         for (packet, buffer) in packets.iter().zip(buffers) {
-            let Some((to, client)) = packet.from.and_then(|from| Some((from, ip(&from)?))) else {
-                continue;
-            };
+            let Some(from) = packet.from else { continue };
+            let to = from.address();
+            let client = to.ip().to_canonical();
             if !shared.queries.admits(client, now) {
                 // silence: an answer would cost what the limit is to save
                 limited += 1;
@@ -232,13 +252,8 @@ impl Worker {
                     }
                 }
             }
-            if answers.bytes.len() > start
-                && let (Some(place), Some(address)) =
-                    (answers.places.get_mut(answers.count), answers.to.get_mut(answers.count))
-            {
-                *place = start..answers.bytes.len();
-                *address = Some(to);
-                answers.count += 1;
+            if answers.bytes.len() > start {
+                answers.end(start, from);
             }
         }
         drop(tables);
@@ -247,7 +262,7 @@ impl Worker {
     }
 
     /// Hands over a query that has to wait for others; a refusal if the client, or all together, ask too much.
-    fn ask(&self, query: Query, client: IpAddr, to: SockaddrStorage, now: u64) -> Option<Refusal> {
+    fn ask(&self, query: Query, client: IpAddr, to: SocketAddr, now: u64) -> Option<Refusal> {
         if !self.shared.asked.admits(client, now) {
             return Some(Refusal::of(&query, Rcode::REFUSED));
         }
@@ -260,40 +275,41 @@ impl Worker {
         let query = self.misses.try_send(miss).err()?.into_inner().query;
         Some(Refusal::of(&query, Rcode::SERVFAIL))
     }
-
-    fn send(&self, answers: &Answers, headers: &mut MultiHeaders<SockaddrStorage>) {
-        // places beyond the count are of an earlier batch
-        let slices: [[IoSlice<'_>; 1]; BATCH] = array::from_fn(|index| {
-            let answer = answers.bytes.get(answers.places[index].clone());
-            [IoSlice::new(answer.unwrap_or_default())]
-        });
-        let mut sent = 0;
-        while sent < answers.count {
-            let result = socket::sendmmsg(
-                self.socket.as_raw_fd(),
-                headers,
-                &slices[sent..answers.count],
-                &answers.to[sent..answers.count],
-                [],
-                MsgFlags::MSG_DONTWAIT,
-            );
-            match result {
-                Ok(results) => sent += results.count().max(1),
-                Err(Errno::EINTR) => {}
-                // one client that cannot be reached, or does not take its answers, keeps nobody waiting
-                Err(_) => sent += 1,
-            }
-        }
-    }
 }
 
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
-    if let Some(address) = address.as_sockaddr_in() {
-        return Some(address.ip().into());
+/// Lets queries gather while many come: to wake up for each costs more than to answer it. As network cards do (interrupt
+/// moderation), and with the same price: some microseconds of delay, and only then.
+#[derive(Default)]
+struct Pace {
+    since: u64,
+    packets: u64,
+    pause: Option<Duration>,
+}
+
+impl Pace {
+    /// Queries per second from which on they gather.
+    const MANY: u64 = 20_000;
+    /// Nanoseconds over which they are counted.
+    const WINDOW: u64 = 1_000_000;
+    /// So many may gather, as long as that takes no longer than the longest pause.
+    const GATHER: u64 = 12;
+    /// Nanoseconds.
+    const LONGEST: u64 = 100_000;
+
+    /// How long to wait after a batch of so many that came at `now`, in nanoseconds.
+    fn pause(&mut self, taken: usize, now: u64) -> Option<Duration> {
+        self.packets += taken as u64;
+        let elapsed = now.saturating_sub(self.since);
+        if elapsed >= Self::WINDOW {
+            let each = elapsed / self.packets.max(1);
+            let many = each < 1_000_000_000 / Self::MANY;
+            self.pause = many.then(|| Duration::from_nanos((each * Self::GATHER).min(Self::LONGEST)));
+            self.since = now;
+            self.packets = 0;
+        }
+        // half a batch and more: others wait already
+        self.pause.filter(|_| taken < BATCH / 2)
     }
-    address
-        .as_sockaddr_in6()
-        .map(|address| IpAddr::V6(address.ip()).to_canonical())
 }
 
 /// A query that is longer than we read.
@@ -312,5 +328,34 @@ fn too_long(message: &[u8]) -> Received {
             })
         }
         _ => Received::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_gather_only_while_many_come() {
+        const SECOND: u64 = 1_000_000_000;
+        let mut pace = Pace::default();
+        let after = |pace: &mut Pace, per_second: u64, batch: usize| {
+            let mut pause = None;
+            // three windows from a fresh start
+            let start = pace.since + SECOND;
+            for number in 0..per_second / 300 {
+                let now = start + number * batch as u64 * SECOND / per_second;
+                pause = pace.pause(batch, now);
+            }
+            pause
+        };
+        assert_eq!(after(&mut pace, 10_000, 1), None);
+        assert!(after(&mut pace, 100_000, 1).is_some_and(|pause| pause <= Duration::from_micros(120)));
+        assert_eq!(
+            after(&mut pace, 100_000, BATCH),
+            None,
+            "those that wait already are taken at once"
+        );
+        assert_eq!(after(&mut pace, 1_000, 1), None);
     }
 }
