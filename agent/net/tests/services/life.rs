@@ -67,7 +67,7 @@ pub(crate) fn restart_leaves_no_gap(node: &mut Node) -> Result<()> {
     node.synced()?;
     // Not even the table is another afterwards.
     let handle = || -> Result<Option<String>> {
-        let tables = command("nft -a list tables")?;
+        let tables = command("nft -a list table ip minidc")?;
         Ok(tables
             .lines()
             .find(|line| line.starts_with("table ip minidc "))
