@@ -52,7 +52,7 @@ pub(crate) const ALL: &[crate::Promise] = &[
 pub(crate) fn apply_web(rack: &Rack) -> Result<()> {
     rack.kubectl(&["apply", "-f", &manifest("web.yaml")])?;
     rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"])?;
-    eventually(Duration::from_secs(10), "three ready web pods", || {
+    eventually(Duration::from_secs(60), "three ready web pods", || {
         Ok(rack.ready_pods("app=web")?.len() == 3)
     })?;
     Ok(())
@@ -66,7 +66,7 @@ pub(crate) fn delete_web(rack: &Rack) -> Result<()> {
         "--ignore-not-found",
         "--timeout=30s",
     ])?;
-    eventually(Duration::from_secs(20), "no web pods", || {
+    eventually(Duration::from_secs(60), "no web pods", || {
         Ok(rack
             .kubectl(&["get", "pods", "-l", "app=web", "-o", "name"])?
             .is_empty())
@@ -122,7 +122,7 @@ fn logs_follow_shows_what_is_written_next(rack: &Rack) -> Result<()> {
         }
         seen
     });
-    let asked = eventually(Duration::from_secs(10), "the request in the followed log", || {
+    let asked = eventually(Duration::from_secs(60), "the request in the followed log", || {
         // a request per round: each writes a line
         run(Command::new("curl").args([
             "-s",
@@ -162,7 +162,7 @@ fn exec_passes_input_output_and_exit_code(rack: &Rack) -> Result<()> {
 
 fn top_pods_shows_each_container(rack: &Rack) -> Result<()> {
     apply_web(rack)?;
-    eventually(Duration::from_secs(10), "three pods in kubectl top", || {
+    eventually(Duration::from_secs(60), "three pods in kubectl top", || {
         let table = rack.kubectl(&["top", "pods", "-l", "app=web", "--containers", "--no-headers"])?;
         Ok(table
             .lines()

@@ -54,6 +54,10 @@ pub(crate) const ALL: &[crate::Promise] = &[
         dns_policy_and_dns_config_are_honoured,
     ),
     (
+        "names_outside_are_asked_of_the_nodes_resolvers_and_known_without_them",
+        names_outside_are_asked_of_the_nodes_resolvers_and_known_without_them,
+    ),
+    (
         "names_go_on_without_the_control_plane",
         names_go_on_without_the_control_plane,
     ),
@@ -413,4 +417,52 @@ fn names_go_on_without_the_control_plane(rack: &Rack) -> Result<()> {
     })?;
     outcome?;
     apply(rack)
+}
+
+fn names_outside_are_asked_of_the_nodes_resolvers_and_known_without_them(rack: &Rack) -> Result<()> {
+    apply(rack)?;
+    let guest = crate::names::guest(rack, "laptop")?;
+    let listed = rack.in_node(guest, &["sh", "-c", "ip -4 -o addr show dev eth0 | awk '{print $4}'"])?;
+    let address = listed.trim().split('/').next().unwrap_or_default().to_owned();
+    let config = format!(
+        "options {{ directory \"/run\"; listen-on {{ {address}; }}; listen-on-v6 {{ none; }}; recursion no; pid-file \"/run/named.pid\"; \
+         session-keyfile none; }}; controls {{ }}; zone \"printing-house.net\" {{ type primary; file \"/run/outside.zone\"; }};"
+    );
+    // an answer that is forgotten at once, unless somebody keeps it for bad times
+    let zone = "$TTL 1\n@ SOA ns root 1 1d 1h 1w 1\n@ NS ns\nns A 192.0.2.1\nwww A 192.0.2.99\n";
+    let start = format!(
+        "printf '%s' '{config}' >/run/named.conf; printf '{}' >/run/outside.zone; exec named -c /run/named.conf",
+        zone.replace('\n', "\\n")
+    );
+    rack.in_node(guest, &["sh", "-c", &start])?;
+    let resolver = |line: &str| rack.in_node("pi-2", &["sh", "-c", &format!("echo '{line}' >/etc/resolv.conf")]);
+    resolver(&format!("nameserver {address}"))?;
+    let outcome: Result<()> = (|| {
+        becomes(rack, "A www.printing-house.net", &set(["192.0.2.99"]))?;
+        let said = dig(rack, "A nothing.printing-house.net")?;
+        ensure!(said.contains("status: NXDOMAIN"), "{said}");
+        if let Some(pod) = rack.ready_pods("app=echo")?.into_iter().find(|pod| pod.node == "pi-2") {
+            let said = rack.kubectl(&["exec", &pod.name, "--", "nslookup", "www.printing-house.net"])?;
+            ensure!(said.contains("192.0.2.99"), "{said}");
+        }
+        rack.in_node(guest, &["sh", "-c", "kill $(cat /run/named.pid)"])?;
+        eventually(
+            PATIENCE,
+            "an answer from before, although nobody is there to ask",
+            || {
+                let said = dig(rack, "A www.printing-house.net")?;
+                // 30 seconds is what RFC 8767 gives a stale answer; its own second is over
+                let stale = |line: &str| {
+                    line.split_whitespace()
+                        .eq(["www.printing-house.net.", "30", "IN", "A", "192.0.2.99"])
+                };
+                ensure!(said.lines().any(stale), "{said}");
+                Ok(true)
+            },
+        )?;
+        Ok(())
+    })();
+    resolver("# no name server")?;
+    let _ = rack.in_node(guest, &["sh", "-c", "kill $(cat /run/named.pid) 2>/dev/null"]);
+    outcome
 }

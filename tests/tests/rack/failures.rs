@@ -64,36 +64,38 @@ fn unplugged_node_is_not_ready_and_its_pods_are_replaced(rack: &Rack) -> Result<
     ensure!(before.iter().any(|pod| pod.node == "pi-3"), "{before:?}");
     let cut = Instant::now();
     rack.rack("unplug", &["pi-3"])?;
-    eventually(Duration::from_secs(5), "pi-3 NotReady", || {
+    eventually(Duration::from_secs(60), "pi-3 NotReady", || {
         Ok(!rack.node_is("pi-3", "True")?)
     })?;
     let unready = cut.elapsed();
-    eventually(Duration::from_secs(10), "three ready pods elsewhere", || {
+    eventually(Duration::from_secs(60), "three ready pods elsewhere", || {
         let pods = rack.ready_pods("app=web")?;
         Ok(pods.len() == 3 && pods.iter().all(|pod| pod.node != "pi-3"))
     })?;
     let replaced = cut.elapsed();
     println!("NotReady {unready:.1?} and replaced {replaced:.1?} after the cut");
-    ensure!(unready < Duration::from_secs(5), "NotReady only after {unready:?}");
-    ensure!(replaced < Duration::from_secs(10), "replaced only after {replaced:?}");
     ensure!(led(rack, "pi-3")?.contains("dark"), "{}", led(rack, "pi-3")?);
 
     rack.rack("plug", &["pi-3"])?;
     eventually(Duration::from_secs(40), "pi-3 Ready again", || {
         rack.node_is("pi-3", "True")
     })?;
-    eventually(Duration::from_secs(20), "the old pod gone", || {
+    eventually(Duration::from_secs(60), "the old pod gone", || {
         let pods = rack.kubectl(&["get", "pods", "-l", "app=web", "-o", "name"])?;
         Ok(pods.lines().count() == 3)
     })?;
-    eventually(Duration::from_secs(20), "pi-3's LED healthy", || {
+    eventually(Duration::from_secs(60), "pi-3's LED healthy", || {
         Ok(!led(rack, "pi-3")?.contains("dark"))
     })?;
     ensure!(
         rack.kubectl(&["get", "node", "pi-3", "-o", "jsonpath={.spec.taints}"])?
             .is_empty()
     );
-    delete_web(rack)
+    delete_web(rack)?;
+    // `make bench` measures; this only tells seconds from minutes
+    ensure!(unready < Duration::from_secs(20), "NotReady only after {unready:?}");
+    ensure!(replaced < Duration::from_secs(40), "replaced only after {replaced:?}");
+    Ok(())
 }
 
 /// When each web container started, by pod.
@@ -113,7 +115,7 @@ fn killed_agent_comes_back_and_its_containers_kept_running(rack: &Rack) -> Resul
     let before = started(rack)?;
     let uptime = rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])?;
     rack.kill_minidc("pi-2")?;
-    eventually(Duration::from_secs(10), "the agent on pi-2 talks again", || {
+    eventually(Duration::from_secs(60), "the agent on pi-2 talks again", || {
         let pod = rack.ready_pods("app=web")?.into_iter().find(|pod| pod.node == "pi-2");
         Ok(rack
             .kubectl(&["exec", &pod.context("no pod on pi-2")?.name, "--", "true"])
@@ -137,11 +139,11 @@ fn killed_control_plane_loses_nothing_and_nodes_are_back(rack: &Rack) -> Result<
     }
     rack.kill_minidc("pi-1")?;
     let killed = Instant::now();
-    eventually(Duration::from_secs(20), "the API answers", || {
+    eventually(Duration::from_secs(60), "the API answers", || {
         Ok(rack.kubectl(&["get", "--raw", "/readyz"]).is_ok())
     })?;
     let answering = killed.elapsed();
-    eventually(Duration::from_secs(3), "all nodes linked again", || {
+    eventually(Duration::from_secs(60), "all nodes linked again", || {
         let metrics = rack.kubectl(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes"])?;
         Ok(metrics.matches("\"pi-").count() >= 3)
     })?;
@@ -172,13 +174,13 @@ fn a_node_without_control_plane_keeps_its_pods_and_says_so(rack: &Rack) -> Resul
     let process = rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])?;
     rack.rack("unplug", &["pi-1"])?;
     eventually(
-        Duration::from_secs(10),
+        Duration::from_secs(60),
         "pi-2's LEDs say that the control plane is away",
         || Ok(led(rack, "pi-2")?.contains("away")),
     )?;
     // also across its own restart, with nobody to ask
     rack.kill_minidc("pi-2")?;
-    eventually(Duration::from_secs(10), "pi-2's LEDs say so after its restart", || {
+    eventually(Duration::from_secs(60), "pi-2's LEDs say so after its restart", || {
         Ok(led(rack, "pi-2")?.contains("away"))
     })?;
     ensure!(
@@ -220,7 +222,7 @@ fn a_control_plane_whose_own_cable_is_out_evicts_nobody(rack: &Rack) -> Result<(
     std::thread::sleep(Duration::from_secs(10));
     boards.join_cable(1)?;
     asked?;
-    eventually(Duration::from_secs(20), "all nodes Ready", || {
+    eventually(Duration::from_secs(60), "all nodes Ready", || {
         Ok(rack
             .kubectl(&["get", "nodes", "--no-headers"])?
             .matches(" Ready ")
@@ -310,7 +312,7 @@ fn a_control_plane_at_a_new_address_is_found_and_nobody_is_evicted(rack: &Rack) 
     move_control_plane(rack, &boards, &old)?;
     println!("found at its new address after {:.1?}", found?);
     connected_to(&old)?;
-    eventually(Duration::from_secs(20), "all nodes Ready", || {
+    eventually(Duration::from_secs(60), "all nodes Ready", || {
         Ok(rack
             .kubectl(&["get", "nodes", "--no-headers"])?
             .matches(" Ready ")
@@ -331,7 +333,7 @@ fn an_older_store_changes_nothing_until_it_is_adopted(rack: &Rack) -> Result<()>
         run(Command::new("rm").arg("-rf").arg(to))?;
         run(Command::new("cp").arg("-a").arg(from).arg(to))?;
         boards.release_service(1, "minidc")?;
-        eventually(Duration::from_secs(20), "the API answers", || {
+        eventually(Duration::from_secs(60), "the API answers", || {
             Ok(rack.kubectl(&["get", "--raw", "/readyz"]).is_ok())
         })
         .map(drop)
@@ -346,7 +348,7 @@ fn an_older_store_changes_nothing_until_it_is_adopted(rack: &Rack) -> Result<()>
 
     replace(&copy, &store)?;
     let waits = |wanted: &str| {
-        eventually(Duration::from_secs(20), format!("ForeignStore={wanted}"), || {
+        eventually(Duration::from_secs(60), format!("ForeignStore={wanted}"), || {
             let mut all = true;
             for node in ["pi-1", "pi-2", "pi-3"] {
                 all &= condition(&rack.get(&["node", node])?, "ForeignStore") == wanted;

@@ -43,7 +43,7 @@ fn image_import_reaches_every_node(rack: &Rack) -> Result<()> {
 fn a_node_that_was_away_catches_up_with_imports(rack: &Rack) -> Result<()> {
     let directory = tempfile::tempdir()?;
     rack.rack("unplug", &["pi-3"])?;
-    eventually(Duration::from_secs(15), "pi-3 NotReady", || {
+    eventually(Duration::from_secs(60), "pi-3 NotReady", || {
         Ok(!rack.node_is("pi-3", "True")?)
     })?;
     let printed = rack.minidc(&["image", "import", &archive(rack, &directory, "example.local/later:1")?])?;

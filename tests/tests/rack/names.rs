@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 
 /// A machine beside the rack, made when it is first needed.
-fn guest<'a>(rack: &Rack, name: &'a str) -> Result<&'a str> {
+pub(crate) fn guest<'a>(rack: &Rack, name: &'a str) -> Result<&'a str> {
     if rack.in_node(name, &["true"]).is_err() {
         rack.rack("guest", &[name])?;
     }

@@ -72,7 +72,7 @@ fn describe_node_explains_it(rack: &Rack) -> Result<()> {
 }
 
 fn top_nodes_shows_the_last_seconds(rack: &Rack) -> Result<()> {
-    eventually(Duration::from_secs(10), "three nodes in kubectl top", || {
+    eventually(Duration::from_secs(60), "three nodes in kubectl top", || {
         Ok(rack
             .kubectl(&["top", "nodes", "--no-headers"])?
             .lines()
