@@ -5,8 +5,8 @@
 //! the table, [`kernel`] speaks to it. A change costs by what it changes, however many Services there are. Facts that come
 //! while the kernel works are put into one transaction after it.
 //!
-//! Until everything was told, rules of an earlier run stay as they are; then they are replaced in one transaction. If
-//! somebody takes our table away or changes it, it is written anew.
+//! Until everything was told, rules of an earlier run stay as they are; then they are compared with what must be, and what
+//! differs is changed in one transaction. The same is done when somebody changes our table, or takes it away.
 
 use std::{collections::HashMap, io, net::Ipv4Addr, time::Duration};
 
