@@ -65,7 +65,7 @@ use self::{
     forward::{ForwardConfig, Resolver},
     limit::Limiter,
     name::Name,
-    server::{Listener, Misses, Shared, Workers},
+    server::{Listener, Miss, Shared, Workers},
     zones::{ZoneKeeper, Zones},
 };
 use crate::{Range, facts::Fact};
@@ -275,8 +275,8 @@ impl Dns {
         let mut tasks = JoinSet::new();
         tasks.spawn(self.keeper.run(zones, stop.clone()));
         tasks.spawn(shared.resolver.clone().run(stop.clone()));
-        let (sender, misses) = Misses::channel();
-        tasks.spawn(Misses::run(misses, Arc::clone(&shared), stop.clone()));
+        let (sender, misses) = Miss::channel();
+        tasks.spawn(Miss::run(misses, Arc::clone(&shared), stop.clone()));
         tasks.spawn(self.listener.run(Arc::clone(&shared), stop.clone()));
         let address = self.address;
         let worker_error = |source| Error::Worker { address, source };

@@ -15,7 +15,7 @@ use std::{
 };
 
 pub(super) use self::{
-    misses::Misses,
+    misses::Miss,
     tcp::Listener,
     udp::{Workers, bind},
 };

@@ -23,14 +23,14 @@ const MOST: usize = 1024;
 const MOST_PER_CLIENT: usize = 128;
 
 /// A query that waits.
-pub(in crate::dns) struct Misses {
+pub(in crate::dns) struct Miss {
     pub(super) query: Query,
     pub(super) client: IpAddr,
     pub(super) to: SocketAddr,
     pub(super) socket: Arc<OwnedFd>,
 }
 
-impl Misses {
+impl Miss {
     /// How many may be handed over before the first is looked at.
     pub(in crate::dns) fn channel() -> (mpsc::Sender<Self>, mpsc::Receiver<Self>) {
         mpsc::channel(MOST_PER_CLIENT)

@@ -17,7 +17,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::debug;
 
 use super::{Shared, count, refuse};
@@ -106,36 +106,25 @@ async fn serve(stream: TcpStream, client: IpAddr, shared: &Shared) -> io::Result
     stream.set_nodelay(true)?;
     let (reading, mut writing) = stream.into_split();
     let (sender, mut queries) = mpsc::channel(1);
-    let reader = tokio::spawn(receive(reading, sender));
-    let result = async {
-        let mut waiting = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                Some(answer) = waiting.next() => send(&mut writing, answer).await?,
-                message = queries.recv(), if waiting.len() < MOST_WAITING => match message {
-                    Some(message) => {
-                        if let Some(answer) = handle(&message, client, shared)? {
-                            match answer {
-                                Handled::Answer(answer) => send(&mut writing, answer).await?,
-                                Handled::Wait(query) => waiting.push(work(*query, client, shared)),
-                            }
-                        }
-                    }
-                    // what was asked is still answered
-                    None if waiting.is_empty() => return Ok(()),
-                    None => {
-                        while let Some(answer) = waiting.next().await {
-                            send(&mut writing, answer).await?;
-                        }
-                        return Ok(());
-                    }
+    let _reader = AbortOnDropHandle::new(tokio::spawn(receive(reading, sender)));
+    let mut waiting = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            Some(answer) = waiting.next() => send(&mut writing, answer).await?,
+            message = queries.recv(), if waiting.len() < MOST_WAITING => match message {
+                Some(message) => match handle(&message, client, shared)? {
+                    Handled::Answer(answer) => send(&mut writing, answer).await?,
+                    Handled::Wait(query) => waiting.push(work(*query, client, shared)),
                 },
-            }
+                None => break,
+            },
         }
-    };
-    let result = result.await;
-    reader.abort();
-    result
+    }
+    // what was asked is still answered
+    while let Some(answer) = waiting.next().await {
+        send(&mut writing, answer).await?;
+    }
+    Ok(())
 }
 
 /// Reads queries until the client has no more, or is silent for too long.
@@ -172,7 +161,7 @@ enum Handled {
     Wait(Box<Query>),
 }
 
-fn handle(message: &[u8], client: IpAddr, shared: &Shared) -> io::Result<Option<Handled>> {
+fn handle(message: &[u8], client: IpAddr, shared: &Shared) -> io::Result<Handled> {
     let now = shared.queries.now();
     count(&shared.counters.tcp, 1);
     if !shared.queries.admits(client, now) {
@@ -189,14 +178,14 @@ fn handle(message: &[u8], client: IpAddr, shared: &Shared) -> io::Result<Option<
             if let Outcome::Ask(_) = outcome {
                 if shared.asked.admits(client, now) {
                     count(&shared.counters.outside, 1);
-                    return Ok(Some(Handled::Wait(Box::new(query))));
+                    return Ok(Handled::Wait(Box::new(query)));
                 }
                 count(&shared.counters.limited, 1);
                 refuse(&Refusal::of(&query, Rcode::REFUSED), &mut out);
             }
         }
     }
-    Ok(Some(Handled::Answer(out)))
+    Ok(Handled::Answer(out))
 }
 
 async fn work(query: Query, client: IpAddr, shared: &Shared) -> Vec<u8> {

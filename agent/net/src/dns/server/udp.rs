@@ -25,7 +25,7 @@ use nix::{
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
-    Misses, Shared,
+    Miss, Shared,
     batch::{Answers, BATCH, Peer, Sender},
     count, refuse,
 };
@@ -70,7 +70,7 @@ impl Workers {
         address: SocketAddr,
         sockets: Vec<OwnedFd>,
         shared: &Arc<Shared>,
-        misses: &mpsc::Sender<Misses>,
+        misses: &mpsc::Sender<Miss>,
     ) -> io::Result<Self> {
         let stopping = Arc::new(AtomicBool::new(false));
         let sockets: Vec<_> = sockets.into_iter().map(Arc::new).collect();
@@ -133,7 +133,7 @@ impl Drop for Workers {
 struct Worker<P> {
     socket: Arc<OwnedFd>,
     shared: Arc<Shared>,
-    misses: mpsc::Sender<Misses>,
+    misses: mpsc::Sender<Miss>,
     stopping: Arc<AtomicBool>,
     turn: usize,
     /// Of which family the clients are.
@@ -266,7 +266,7 @@ impl<P: Peer> Worker<P> {
         if !self.shared.asked.admits(client, now) {
             return Some(Refusal::of(&query, Rcode::REFUSED));
         }
-        let miss = Misses {
+        let miss = Miss {
             query,
             client,
             to,
