@@ -47,7 +47,9 @@ impl State {
             Self::Refused(Refusal::Other) => "read the log: `journalctl -u minidc`",
             Self::ForeignStore => "if that is meant so: `minidc node adopt` on the board",
             Self::RuntimeDown => "`systemctl status containerd`; if it stays so, the card may be worn out",
-            Self::NetworkDown => "`minidc net check`; `kubectl describe node`: NetworkUnavailable or NetworkDegraded says why",
+            Self::NetworkDown => {
+                "`minidc net check`; `kubectl describe node`: NetworkUnavailable or NetworkDegraded says why"
+            }
             Self::DiskPressure => "remove images or volumes, or use a larger card",
             Self::MemoryPressure => "lower the memory requests, or add a board",
             Self::Hot => "give it air",
