@@ -175,7 +175,13 @@ impl Running {
             self.pass().await?;
             let wake = self.retry.or(self.patience);
             tokio::select! {
+                // News of our own changes is read before there are more of them: what does not fit is lost, and means a look
+                // at everything.
+                biased;
                 () = shutdown.cancelled() => return Ok(()),
+                () = until(wake) => (self.retry, self.patience) = (None, None),
+                heard = hear(self.news.as_ref(), self.kernel.as_ref().map_or(0, Kernel::port)) => self.heard(heard).await?,
+                changed = own.changed(), if owning => owning = changed.is_ok(),
                 fact = facts.recv(), if telling => match fact {
                     Some(fact) => {
                         self.known.learn(fact);
@@ -185,9 +191,6 @@ impl Running {
                     }
                     None => telling = false,
                 },
-                changed = own.changed(), if owning => owning = changed.is_ok(),
-                heard = hear(self.news.as_ref(), self.kernel.as_ref().map_or(0, Kernel::port)) => self.heard(heard).await?,
-                () = until(wake) => (self.retry, self.patience) = (None, None),
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
@@ -247,6 +250,7 @@ impl Running {
                 whole: whole.then(|| Whole {
                     reachable: self.ledger.sticky(),
                     anew: self.anew,
+                    told: self.known.synced(),
                 }),
                 transaction,
                 numbers,
@@ -291,7 +295,8 @@ impl Running {
                 if self.last_trouble.is_some_and(|at| at.elapsed() > PEACE) {
                     self.wait = RETRY;
                 }
-                if quiet {
+                // So many clients forgotten at once are news that does not fit either.
+                if quiet || cleaned.is_ok_and(|forgotten| forgotten > QUIET) {
                     self.listen();
                     self.verify().await?;
                 }
@@ -340,10 +345,12 @@ impl Running {
         let expected = u32::try_from(rules::OBJECTS + chains).unwrap_or(u32::MAX);
         let found = self.with_kernel(Kernel::table).await?;
         match found {
-            Ok(Some(Table { objects })) if objects == expected => {}
+            Ok(Some(Table { objects, flags: 0 })) if objects == expected => {}
             Ok(found) => {
                 tracing::warn!(?found, expected, "the table ip minidc was changed meanwhile");
                 self.rules = Rules::Broken;
+                // There may be what is not ours to compare with.
+                self.anew = true;
                 self.trouble();
             }
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "service rules"),

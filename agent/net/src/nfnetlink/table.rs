@@ -129,6 +129,8 @@ impl Hook {
                 number(1) == Some(hook.place as u32)
                     && number(2) == Some(hook.priority.cast_unsigned())
                     && name_of(message, 7) == hook.kind()
+                    // A packet that no rule speaks of is accepted; whatever chain is made without saying so does that.
+                    && number_of(message, 5) == Some(1)
             }
             _ => false,
         }
@@ -139,7 +141,8 @@ impl Hook {
     }
 }
 
-fn number_of(message: &Message<'_>, wanted: u16) -> Option<u32> {
+/// A number among the attributes of a message.
+pub(crate) fn number_of(message: &Message<'_>, wanted: u16) -> Option<u32> {
     let (_, value) = message.attributes().find(|(kind, _)| *kind == wanted)?;
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }

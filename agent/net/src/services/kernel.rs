@@ -9,12 +9,12 @@ use std::{
 use nix::errno::Errno;
 
 use super::{
-    plan::Transaction,
+    plan::{Reach, Transaction},
     rules::{self, AFFINITY, Frame, TABLE},
     view::{Choice, Door},
 };
 use crate::{
-    Error,
+    Error, Range,
     facts::Protocol,
     nfnetlink::{
         conntrack::{self, Flow},
@@ -25,6 +25,12 @@ use crate::{
 
 /// Endpoints that are still there, by door.
 pub(crate) type Present = HashMap<Door, Vec<SocketAddrV4>>;
+
+/// Who may be remembered, by door with session affinity.
+pub(crate) type Reaches = HashMap<Door, Reach>;
+
+/// Most clients that are forgotten in one transaction: one that timed out meanwhile spoils it for the others.
+const FORGOTTEN_AT_ONCE: usize = 512;
 
 /// A transaction with all that is needed to write it.
 #[derive(Debug)]
@@ -41,9 +47,11 @@ pub(crate) struct Work {
 #[derive(Debug)]
 pub(crate) struct Whole {
     /// Who may be remembered from before.
-    pub(crate) reachable: Present,
+    pub(crate) reachable: Reaches,
     /// Without regard to what is there.
     pub(crate) anew: bool,
+    /// Everything was told: what has an address of a Service that is not known is a leftover.
+    pub(crate) told: bool,
 }
 
 impl Work {
@@ -71,6 +79,8 @@ impl Work {
 pub(crate) struct Table {
     /// Chains and sets.
     pub(crate) objects: u32,
+    /// None of ours: a table can be put to sleep by one, with all that is in it.
+    pub(crate) flags: u32,
 }
 
 /// A socket and what is done with it. Blocks for as long as the kernel works.
@@ -99,10 +109,9 @@ impl Kernel {
             Kind::GetTable.number(),
             |request| request.text(1, TABLE),
             |answer| {
-                let used = answer.attributes().find(|(kind, _)| *kind == 3);
-                let objects = used.and_then(|(_, value)| Some(u32::from_be_bytes(value.try_into().ok()?)));
                 table = Some(Table {
-                    objects: objects.unwrap_or(0),
+                    objects: table::number_of(answer, 3).unwrap_or(0),
+                    flags: table::number_of(answer, 2).unwrap_or(0),
                 });
             },
         );
@@ -118,13 +127,13 @@ impl Kernel {
         let mut batch = Batch::new(TABLE);
         match &work.whole {
             None => work.write_changes(&mut batch, &HashSet::new()),
-            Some(Whole { reachable, anew }) => {
+            Some(Whole { reachable, anew, .. }) => {
                 let chains = if *anew { None } else { self.chains()? };
                 match chains {
                     Some(chains) => self.reconcile(&mut batch, work, &chains)?,
                     None => {
                         let mut kept = self.affinity()?;
-                        kept.retain(|element| !forgotten(element, reachable, true));
+                        kept.retain(|element| !forgotten(element, reachable, work.frame.pods, true));
                         rules::write_frame(&mut batch, &work.frame);
                         rules::announce_drop(&mut batch);
                         work.write_changes(&mut batch, &HashSet::new());
@@ -182,6 +191,9 @@ impl Kernel {
 
     /// The chains that are not always there, if the table has our shape: all our sets and no other, and our fixed chains.
     fn chains(&mut self) -> Result<Option<HashSet<String>>, Error> {
+        if self.table()?.is_none_or(|table| table.flags != 0) {
+            return Ok(None);
+        }
         let (mut fixed, mut right, mut others) = (0, true, HashSet::new());
         let listed = self.socket.dump(
             Kind::GetChain.number(),
@@ -218,28 +230,27 @@ impl Kernel {
         Ok((right && sets == rules::sets().len()).then_some(others))
     }
 
-    /// Looks after running conversations and remembered clients. New packets go by the new rules already.
-    pub(crate) fn clean(&mut self, work: &Work, flows: &Present) -> Result<(), Error> {
+    /// Looks after running conversations and remembered clients. New packets go by the new rules already. How many clients
+    /// were forgotten.
+    pub(crate) fn clean(&mut self, work: &Work, flows: &Present) -> Result<usize, Error> {
         let (sticky, all) = match &work.whole {
             Some(whole) => (&whole.reachable, true),
             None => (&work.transaction.sticky, false),
         };
+        let mut gone = Vec::new();
         if all || !sticky.is_empty() {
-            let remembered = self.affinity()?;
-            for element in remembered.into_iter().filter(|element| forgotten(element, sticky, all)) {
-                let mut batch = Batch::new(TABLE);
-                batch.remove_elements(AFFINITY, [element]);
-                match self.socket.apply(batch) {
-                    // It timed out in the meantime.
-                    Err(error) if error.is_not_found() => {}
-                    result => result.map_err(refused)?,
-                }
+            gone = self.affinity()?;
+            gone.retain(|element| forgotten(element, sticky, work.frame.pods, all));
+            for some in gone.chunks(FORGOTTEN_AT_ONCE) {
+                self.forget_clients(some)?;
             }
         }
-        if !flows.is_empty() {
+        let told = work.whole.as_ref().is_some_and(|whole| whole.told);
+        let unknown = told.then_some(work.frame.services);
+        if told || !flows.is_empty() {
             // An answer that is on its way while its conversation is forgotten begins another: looked for once more.
             for _ in 0..3 {
-                let stale = conntrack::list(&mut self.socket, |flow| is_stale(flow, flows));
+                let stale = conntrack::list(&mut self.socket, |flow| is_stale(flow, flows, unknown));
                 let stale = stale.map_err(|errno| failed("list UDP conversations", errno))?;
                 if stale.is_empty() {
                     break;
@@ -251,7 +262,24 @@ impl Kernel {
                 }
             }
         }
-        Ok(())
+        Ok(gone.len())
+    }
+
+    fn forget_clients(&mut self, clients: &[Element]) -> Result<(), Error> {
+        let mut batch = Batch::new(TABLE);
+        batch.remove_elements(AFFINITY, clients.iter().cloned());
+        match self.socket.apply(batch) {
+            // One of them timed out in the meantime.
+            Err(error) if error.is_not_found() => {
+                let (some, others) = clients.split_at(clients.len() / 2);
+                if !some.is_empty() {
+                    self.forget_clients(some)?;
+                    self.forget_clients(others)?;
+                }
+                Ok(())
+            }
+            result => result.map_err(refused),
+        }
     }
 
     fn affinity(&mut self) -> Result<Vec<Element>, Error> {
@@ -293,24 +321,28 @@ fn refused(Refused { mut attempt, source }: Refused) -> Error {
 
 /// Whether a remembered client was led to somebody who is no longer behind that door. Of doors that are not spoken of,
 /// `unknown` says.
-fn forgotten(element: &Element, present: &Present, unknown: bool) -> bool {
-    let Some((doors, endpoint)) = rules::read_affinity(element) else {
+fn forgotten(element: &Element, reaches: &Reaches, pods: Range, unknown: bool) -> bool {
+    let Some((client, doors, endpoint)) = rules::read_affinity(element) else {
         return true;
     };
-    match doors.iter().find_map(|door| present.get(door)) {
-        Some(endpoints) => !endpoints.contains(&endpoint),
+    match doors.iter().find_map(|door| reaches.get(door)) {
+        Some(reach) => !reach.by(pods.contains(client)).contains(&endpoint),
         None => unknown,
     }
 }
 
 /// Whether a UDP conversation must not go on as it is: its endpoint is gone, or it began when there was none. Clients that
-/// keep their port would else never be led elsewhere (a conversation that lives has no time-out that helps).
-fn is_stale(flow: &Flow, present: &Present) -> bool {
+/// keep their port would else never be led elsewhere (a conversation that lives has no time-out that helps). In the range
+/// `unknown`, who is not present is gone.
+fn is_stale(flow: &Flow, present: &Present, unknown: Option<Range>) -> bool {
     let untranslated = flow.answers_from == flow.destination && flow.answers_to == flow.source;
     let by_address = |end: &SocketAddrV4| present.get(&Door::Address(*end.ip(), Protocol::Udp, end.port()));
     let by_port = |end: &SocketAddrV4| present.get(&Door::Port(Protocol::Udp, end.port()));
     if let Some(endpoints) = by_address(&flow.destination) {
         return !endpoints.contains(&flow.answers_from);
+    }
+    if unknown.is_some_and(|range| range.contains(*flow.destination.ip())) {
+        return flow.answers_from != flow.destination;
     }
     match by_port(&flow.destination) {
         // Who talks to a port of that number elsewhere has his source translated, or is this node, which can stand it.
@@ -346,14 +378,27 @@ mod tests {
     fn conversations_with_endpoints_that_are_gone_are_stale() {
         let door = Door::Address("100.65.0.7".parse().unwrap(), Protocol::Udp, 53);
         let translated = Flow::new(CLIENT, VIP, "100.64.0.2:5353", CLIENT);
-        assert!(!is_stale(&translated, &present(door, &["100.64.0.2:5353"])));
-        assert!(is_stale(&translated, &present(door, &["100.64.0.2:5354"])));
-        assert!(is_stale(&translated, &present(door, &[])), "the Service is gone");
+        assert!(!is_stale(&translated, &present(door, &["100.64.0.2:5353"]), None));
+        assert!(is_stale(&translated, &present(door, &["100.64.0.2:5354"]), None));
+        assert!(is_stale(&translated, &present(door, &[]), None), "the Service is gone");
         let astray = Flow::new(CLIENT, VIP, VIP, CLIENT);
-        assert!(is_stale(&astray, &present(door, &["100.64.0.2:5353"])));
+        assert!(is_stale(&astray, &present(door, &["100.64.0.2:5353"]), None));
         // Others are none of our business.
         let other = Flow::new(CLIENT, "100.65.0.7:54", "100.64.0.2:5353", CLIENT);
-        assert!(!is_stale(&other, &present(door, &[])));
+        assert!(!is_stale(&other, &present(door, &[]), None));
+    }
+
+    #[test]
+    fn conversations_with_services_that_nobody_knows_are_leftovers() {
+        let range = "100.65.0.0/16".parse().ok();
+        let none = HashMap::new();
+        let leftover = Flow::new(CLIENT, VIP, "100.64.0.2:5353", CLIENT);
+        assert!(is_stale(&leftover, &none, range));
+        assert!(!is_stale(&leftover, &none, None), "not everything was told yet");
+        let untouched = Flow::new(CLIENT, VIP, VIP, CLIENT);
+        assert!(!is_stale(&untouched, &none, range));
+        let elsewhere = Flow::new(CLIENT, "10.9.0.1:30053", "100.64.0.2:5353", CLIENT);
+        assert!(!is_stale(&elsewhere, &none, range));
     }
 
     #[test]
@@ -361,16 +406,16 @@ mod tests {
         let door = Door::Port(Protocol::Udp, 30053);
         let node = "10.9.0.1:30053";
         let translated = Flow::new("10.9.0.7:4000", node, "100.64.0.2:5353", "10.9.0.1:4000");
-        assert!(!is_stale(&translated, &present(door, &["100.64.0.2:5353"])));
-        assert!(is_stale(&translated, &present(door, &[])));
+        assert!(!is_stale(&translated, &present(door, &["100.64.0.2:5353"]), None));
+        assert!(is_stale(&translated, &present(door, &[]), None));
         let astray = Flow::new("10.9.0.7:4000", node, node, "10.9.0.7:4000");
-        assert!(is_stale(&astray, &present(door, &["100.64.0.2:5353"])));
-        assert!(!is_stale(&astray, &present(door, &[])));
+        assert!(is_stale(&astray, &present(door, &["100.64.0.2:5353"]), None));
+        assert!(!is_stale(&astray, &present(door, &[]), None));
         let answer = Flow::new(node, "10.9.0.7:4000", "10.9.0.7:4000", node);
-        assert!(is_stale(&answer, &present(door, &["100.64.0.2:5353"])));
+        assert!(is_stale(&answer, &present(door, &["100.64.0.2:5353"]), None));
         // A pod talks to a port of that number outside.
         let outside = "192.0.2.9:30053";
         let passing = Flow::new(CLIENT, outside, outside, "10.9.0.1:4000");
-        assert!(!is_stale(&passing, &present(door, &["100.64.0.2:5353"])));
+        assert!(!is_stale(&passing, &present(door, &["100.64.0.2:5353"]), None));
     }
 }

@@ -147,8 +147,41 @@ pub(crate) struct Transaction {
     pub(crate) closed: Vec<(Choice, u32)>,
     /// Doors of UDP Services whose running conversations may be with somebody who is gone, and who is still there.
     pub(crate) flows: HashMap<Door, Vec<SocketAddrV4>>,
-    /// Doors with session affinity that lost an endpoint, and who is still there.
-    pub(crate) sticky: HashMap<Door, Vec<SocketAddrV4>>,
+    /// Doors with session affinity that lost an endpoint or closed, and who may still be remembered behind them.
+    pub(crate) sticky: HashMap<Door, Reach>,
+}
+
+/// Who can be chosen behind a door.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// By pods.
+    pub(crate) inside: Vec<SocketAddrV4>,
+    /// By all others, where that is not the same.
+    pub(crate) strangers: Option<Vec<SocketAddrV4>>,
+}
+
+impl Reach {
+    fn of(view: &View, way: Way) -> Self {
+        let Endpoints { all, local, .. } = &view.endpoints;
+        let (inside, strangers) = match way {
+            Way::Refuse | Way::Drop => (Vec::new(), None),
+            Way::All(_) => (all.clone(), None),
+            Way::Own => (local.clone(), None),
+            Way::OwnForStrangers => (all.clone(), Some(local.clone())),
+        };
+        Self { inside, strangers }
+    }
+
+    pub(crate) fn by(&self, pod: bool) -> &[SocketAddrV4] {
+        let strangers = self.strangers.as_ref().filter(|_| !pod);
+        strangers.unwrap_or(&self.inside)
+    }
+
+    /// Whether `other` lacks somebody.
+    fn exceeds(&self, other: &Self) -> bool {
+        let lost = |pod| self.by(pod).iter().any(|endpoint| !other.by(pod).contains(endpoint));
+        lost(true) || lost(false)
+    }
 }
 
 impl Transaction {
@@ -378,9 +411,10 @@ impl Ledger {
     }
 
     /// All doors with session affinity, and who is behind them.
-    pub(crate) fn sticky(&self) -> HashMap<Door, Vec<SocketAddrV4>> {
+    pub(crate) fn sticky(&self) -> HashMap<Door, Reach> {
         let views = self.views.values().flatten().filter(|view| view.sticky.is_some());
-        views.flat_map(|view| behind(view, &reachable(view))).collect()
+        let doors = views.flat_map(|view| view.doors.iter().map(move |(door, way)| (*door, Reach::of(view, *way))));
+        doors.collect()
     }
 
     /// All doors of UDP Services, and who is behind them.
@@ -435,12 +469,6 @@ fn number(choice: Choice, last_large: &mut u32) -> u32 {
     }
 }
 
-fn reachable(view: &View) -> Vec<SocketAddrV4> {
-    let mut endpoints = view.endpoints.all.clone();
-    endpoints.extend(&view.endpoints.local);
-    endpoints
-}
-
 fn behind(view: &View, endpoints: &[SocketAddrV4]) -> Vec<(Door, Vec<SocketAddrV4>)> {
     view.doors.iter().map(|(door, _)| (*door, endpoints.to_vec())).collect()
 }
@@ -478,16 +506,22 @@ fn look_after(before: &[View], after: &[View], transaction: &mut Transaction) {
                 transaction.flows.entry(*door).or_default();
             }
         }
-        if old.as_ref().is_some_and(|view| view.sticky.is_some()) {
-            let reach = |view: &Option<View>| view.as_ref().map_or_else(Vec::new, reachable);
-            let (was, is) = (reach(&old), reach(&new));
-            if lost(&was, &is) {
-                transaction
-                    .sticky
-                    .extend(new_doors.iter().map(|door| (*door, is.clone())));
-            }
-            for door in &gone {
-                transaction.sticky.entry(*door).or_default();
+        let is_sticky = |view: &&View| view.sticky.is_some();
+        let Some(old) = old.as_ref().filter(is_sticky) else {
+            continue;
+        };
+        let new = new.as_ref().filter(is_sticky);
+        for (door, way) in &old.doors {
+            let way_now = new.and_then(|view| Some((view, view.doors.iter().find(|(now, _)| now == door)?.1)));
+            match way_now.map(|(view, way)| Reach::of(view, way)) {
+                Some(reach) if Reach::of(old, *way).exceeds(&reach) => {
+                    transaction.sticky.insert(*door, reach);
+                }
+                Some(_) => {}
+                // Who comes back to it is not to meet a memory of who was there in between or before.
+                None => {
+                    transaction.sticky.insert(*door, Reach::default());
+                }
             }
         }
     }

@@ -751,8 +751,8 @@ fn key(door: Door) -> Parts {
     start.and(&[protocol]).and(&port.to_be_bytes())
 }
 
-/// What an element of [`AFFINITY`] says: the door by which a client came, by address and by port, and where he was led.
-pub(crate) fn read_affinity(element: &table::Element) -> Option<([Door; 2], SocketAddrV4)> {
+/// What an element of [`AFFINITY`] says: the client, the door by which he came, by address and by port, and where he was led.
+pub(crate) fn read_affinity(element: &table::Element) -> Option<(Ipv4Addr, [Door; 2], SocketAddrV4)> {
     let Some(ElementValue::Data(value)) = &element.value else {
         return None;
     };
@@ -768,5 +768,6 @@ pub(crate) fn read_affinity(element: &table::Element) -> Option<([Door; 2], Sock
         Door::Address(address(element.key.part(1)?), protocol, number),
         Door::Port(protocol, number),
     ];
-    Some((doors, SocketAddrV4::new(address(value.part(0)?), port(value.part(1)?))))
+    let endpoint = SocketAddrV4::new(address(value.part(0)?), port(value.part(1)?));
+    Some((address(element.key.part(0)?), doors, endpoint))
 }

@@ -73,6 +73,48 @@ pub(crate) fn udp_conversation_that_went_astray_finds_the_first_endpoint(node: &
     })
 }
 
+pub(crate) fn udp_conversation_ends_with_a_service_that_went_during_a_restart(node: &mut Node) -> Result<()> {
+    let (client, _) = node.pod()?;
+    let (_, a) = node.pod()?;
+    node.start()?;
+    node.service("dns", service("100.65.0.7"));
+    node.endpoints("dns", &[&a]);
+    node.synced()?;
+    let socket = client.udp("0.0.0.0")?;
+    ensure!(ask(&socket, "100.65.0.7:53")?.0 == a);
+    node.stop()?;
+    node.start()?;
+    ensure!(ask(&socket, "100.65.0.7:53")?.0 == a, "nothing was told yet");
+    node.synced()?;
+    node.wait_for("the conversation to end", || Ok(ask(&socket, "100.65.0.7:53").is_err()))
+}
+
+pub(crate) fn clients_leave_an_endpoint_that_the_traffic_policy_keeps_them_from(node: &mut Node) -> Result<()> {
+    let (_, a) = node.pod()?;
+    let remote = "100.64.1.5";
+    node.outside.listen(remote, 8080)?;
+    let mut web = Service {
+        kind: ServiceType::NodePort,
+        ..with_affinity()
+    };
+    web.ports[0].node_port = Some(30080);
+    node.start()?;
+    node.service("web", web.clone());
+    node.endpoints("web", &[remote]);
+    node.synced()?;
+    let door = format!("{NODE_ADDRESS}:30080");
+    let led = |node: &Node| -> Result<String> { Ok(node.outside.connect_from(CLIENT, &door)?.0) };
+    ensure!(led(node)? == remote);
+    node.endpoints("web", &[remote, &a]);
+    node.wait_for_rule(&format!(": {a} . 8080"), true)?;
+    ensure!(led(node)? == remote, "it stays with its endpoint");
+    web.external_local = true;
+    node.service("web", web);
+    node.wait_for("the client to be led to this node's endpoint", || {
+        Ok(led(node).is_ok_and(|to| to == a))
+    })
+}
+
 fn sticky(node: &mut Node, service: Service, door: &str) -> Result<()> {
     let mut pods = Vec::new();
     for _ in 0..5 {

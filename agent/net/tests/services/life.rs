@@ -169,6 +169,28 @@ pub(crate) fn rules_come_back_when_somebody_flushes_them(node: &mut Node) -> Res
     node.wait_for("the change", || Ok(client.connect(DOOR).is_err()))
 }
 
+pub(crate) fn what_somebody_adds_to_the_table_goes(node: &mut Node) -> Result<()> {
+    let (client, _) = node.pod()?;
+    let (_, a) = node.pod()?;
+    node.start()?;
+    node.service("web", service("100.65.0.7"));
+    node.endpoints("web", &[&a]);
+    node.synced()?;
+    let whole = table()?;
+    for interference in [
+        "add counter ip minidc seen",
+        "add chain ip minidc refused-forward { policy drop ; }",
+        "add table ip minidc { flags dormant ; }",
+        "add chain ip minidc mine { type filter hook forward priority 0 ; policy drop ; }",
+    ] {
+        command(&format!("nft {interference}"))?;
+        node.wait_for(interference, || Ok(table().is_ok_and(|table| table == whole)))?;
+        node.wait_for("readiness", || Ok(node.state.borrow().ready))?;
+        ensure!(client.connect(DOOR)?.0 == a, "after {interference}");
+    }
+    Ok(())
+}
+
 pub(crate) fn other_tables_are_left_alone_and_ours_can_be_listed_and_loaded(node: &mut Node) -> Result<()> {
     let (client, _) = node.pod()?;
     let (_, a) = node.pod()?;

@@ -42,13 +42,16 @@ tests! {
     flows:
         udp_conversations_leave_an_endpoint_that_went,
         udp_conversation_that_went_astray_finds_the_first_endpoint,
+        udp_conversation_ends_with_a_service_that_went_during_a_restart,
         clients_stay_with_their_endpoint,
-        clients_stay_with_their_endpoint_by_a_node_port;
+        clients_stay_with_their_endpoint_by_a_node_port,
+        clients_leave_an_endpoint_that_the_traffic_policy_keeps_them_from;
     life:
         restart_leaves_no_gap,
         table_of_another_version_is_replaced,
         what_is_known_is_served_before_everything_was_told,
         rules_come_back_when_somebody_flushes_them,
+        what_somebody_adds_to_the_table_goes,
         other_tables_are_left_alone_and_ours_can_be_listed_and_loaded,
         rolling_update_under_load_fails_no_connection,
         many_services_are_loaded_and_changed;

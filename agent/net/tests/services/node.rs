@@ -320,8 +320,7 @@ impl Node {
         })
     }
 
-    /// Says that all was told and waits for it to be so in the kernel.
-    /// The same, listening on this port.
+    /// As [`Node::endpoints`], listening on this port.
     pub(crate) fn endpoints_at(&self, name: &str, endpoints: &[&str], port: u16) {
         let mut slice = slice(name, &self.services[name], endpoints);
         for target in &mut slice.ports {
@@ -343,6 +342,7 @@ impl Node {
         }
     }
 
+    /// Says that all was told and waits for it to be so in the kernel.
     pub(crate) fn synced(&self) -> Result<()> {
         self.tell(Fact::Synced);
         self.wait_for("the proxy to be ready", || Ok(self.state.borrow().ready))

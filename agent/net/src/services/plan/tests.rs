@@ -436,12 +436,118 @@ fn clients_are_forgotten_when_their_endpoint_went() {
     assert!(first.sticky.is_empty());
     assert_eq!(short(&first.changes[0]), "+ 100.65.0.7:80 Inside of 2 for 600 s");
     world.slice("web-1", slice("web", Protocol::Tcp, &["100.64.1.2"]));
-    let expected = HashMap::from([(door, vec!["100.64.1.2:8080".parse().unwrap()])]);
+    let expected = HashMap::from([(door, reach(&["100.64.1.2:8080"], None))]);
     assert_eq!(world.advance().sticky, expected);
     assert_eq!(world.ledger.sticky(), expected);
+    // Without affinity nobody looks after what is remembered: were it kept, it would count again later.
     world.service("web", service("100.65.0.7", Protocol::Tcp));
-    world.advance();
+    assert_eq!(world.advance().sticky, HashMap::from([(door, Reach::default())]));
     assert!(world.ledger.sticky().is_empty());
+}
+
+fn reach(inside: &[&str], strangers: Option<&[&str]>) -> Reach {
+    let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    Reach {
+        inside: parse(inside),
+        strangers: strangers.map(parse),
+    }
+}
+
+#[test]
+fn clients_are_forgotten_when_the_traffic_policy_keeps_them_from_their_endpoint() {
+    let (inner, outer) = (
+        Door::Address("100.65.0.7".parse().unwrap(), Protocol::Tcp, 80),
+        Door::Port(Protocol::Tcp, 30080),
+    );
+    let mut world = World::new();
+    let mut web = node_port(service("100.65.0.7", Protocol::Tcp), 30080);
+    web.affinity = Some(std::time::Duration::from_secs(600));
+    world.service("web", web.clone());
+    world.slice("web-1", slice("web", Protocol::Tcp, &["100.64.0.1", "100.64.1.2"]));
+    assert!(world.advance().sticky.is_empty());
+    web.external_local = true;
+    world.service("web", web.clone());
+    let both = ["100.64.0.1:8080", "100.64.1.2:8080"];
+    let expected = HashMap::from([(outer, reach(&both, Some(&["100.64.0.1:8080"])))]);
+    assert_eq!(world.advance().sticky, expected);
+    web.internal_local = true;
+    world.service("web", web.clone());
+    let expected = HashMap::from([(inner, reach(&["100.64.0.1:8080"], None))]);
+    assert_eq!(world.advance().sticky, expected);
+    (web.external_local, web.internal_local) = (false, false);
+    world.service("web", web);
+    assert!(world.advance().sticky.is_empty(), "all may go everywhere");
+}
+
+/// What packets leave behind in the kernel: who was led where, by which door.
+#[derive(Default)]
+struct Memory {
+    /// With session affinity: also whether he is a pod.
+    clients: BTreeSet<(bool, Door, SocketAddrV4)>,
+    flows: BTreeSet<(Door, SocketAddrV4)>,
+}
+
+impl Memory {
+    /// Forgets what the transaction says; nothing may be left then that leads elsewhere than the rules do.
+    fn check(&mut self, transaction: &Transaction, ledger: &Ledger) {
+        let Transaction { sticky, flows, .. } = transaction;
+        self.clients
+            .retain(|(pod, door, to)| sticky.get(door).is_none_or(|reach| reach.by(*pod).contains(to)));
+        self.flows
+            .retain(|(door, to)| flows.get(door).is_none_or(|present| present.contains(to)));
+        let (sticky, flows) = (ledger.sticky(), ledger.flows());
+        for (pod, door, to) in &self.clients {
+            let reach = sticky.get(door);
+            assert!(
+                reach.is_some_and(|reach| reach.by(*pod).contains(to)),
+                "{door:?} of {pod} leads to {to}, not to {reach:?}"
+            );
+        }
+        for (door, to) in &self.flows {
+            let present = flows.get(door);
+            assert!(
+                present.is_some_and(|present| present.contains(to)),
+                "{door:?} leads to {to}, not to {present:?}"
+            );
+        }
+    }
+
+    /// Somebody comes by each door.
+    fn gather(&mut self, ledger: &Ledger, draw: &mut impl FnMut(u64) -> u64) {
+        let mut one = |endpoints: &[SocketAddrV4]| {
+            let number = usize::try_from(draw(1 << 20)).unwrap();
+            endpoints.get(number % endpoints.len().max(1)).copied()
+        };
+        let (sticky, flows): (BTreeMap<_, _>, BTreeMap<_, _>) = (
+            ledger.sticky().into_iter().collect(),
+            ledger.flows().into_iter().collect(),
+        );
+        for (door, reach) in sticky {
+            for pod in [false, true] {
+                self.clients.extend(one(reach.by(pod)).map(|to| (pod, door, to)));
+            }
+        }
+        for (door, present) in flows {
+            self.flows.extend(one(&present).map(|to| (door, to)));
+        }
+    }
+}
+
+type Chosen = (BTreeSet<SocketAddrV4>, BTreeSet<SocketAddrV4>);
+
+/// Endpoints of each port of each Service.
+fn endpoints(ledger: &Ledger) -> BTreeMap<(Arc<Key>, (Protocol, u16)), Chosen> {
+    let views = ledger
+        .views
+        .iter()
+        .flat_map(|(key, views)| views.iter().map(move |view| (key, view)));
+    views
+        .map(|(key, view)| {
+            let Endpoints { all, local, .. } = &view.endpoints;
+            let chosen = (all.iter().copied().collect(), local.iter().copied().collect());
+            ((Arc::clone(key), view.port), chosen)
+        })
+        .collect()
 }
 
 /// Whatever happens to Services that fight for the same addresses, what the kernel was told step by step is what it would be
@@ -455,8 +561,9 @@ fn any_sequence_of_news_ends_where_a_restart_would() {
         random ^= random << 17;
         random % below
     };
-    for _ in 0..50 {
+    for _ in 0..100 {
         let mut world = World::new();
+        let mut memory = Memory::default();
         for _ in 0..60 {
             let name = format!("s{}", draw(4));
             let protocol = [Protocol::Tcp, Protocol::Udp][usize::try_from(draw(2)).unwrap()];
@@ -479,14 +586,26 @@ fn any_sequence_of_news_ends_where_a_restart_would() {
                     .map(|_| format!("100.64.{}.{}", draw(2), 1 + draw(4)))
                     .collect();
                 let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
-                let news = slice(&name, protocol, &endpoints);
+                let mut news = slice(&name, protocol, &endpoints);
+                for endpoint in &mut news.endpoints {
+                    let state = draw(6);
+                    endpoint.terminating = state > 3;
+                    endpoint.serving = state != 3 && state != 4;
+                    endpoint.ready = state < 3;
+                }
+                if draw(8) == 0 {
+                    news.ports[0].name = "other".into();
+                }
                 world.slice(&format!("slice{}", draw(6)), (draw(5) != 0).then_some(news));
             }
             if draw(3) == 0 {
-                world.advance();
+                let transaction = world.advance();
+                memory.check(&transaction, &world.ledger);
+                memory.gather(&world.ledger, &mut draw);
             }
         }
-        world.advance();
+        let transaction = world.advance();
+        memory.check(&transaction, &world.ledger);
         // A restart may give another owner to an address that two want, and other numbers to endpoints: the rest is the same.
         let views = |ledger: &Ledger| -> BTreeMap<Door, BTreeSet<SocketAddrV4>> {
             let views = ledger.views.values().flatten();
@@ -515,6 +634,7 @@ fn any_sequence_of_news_ends_where_a_restart_would() {
             step_by_step.keys().collect::<Vec<_>>(),
             at_once.keys().collect::<Vec<_>>()
         );
+        assert_eq!(endpoints(&world.ledger), endpoints(&restarted.ledger));
         let users = |world: &World| world.ledger.choices.values().map(|open| open.users).sum::<usize>();
         assert_eq!(
             users(&world),
