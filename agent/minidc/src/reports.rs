@@ -37,16 +37,12 @@ impl Reports {
     /// Writes an event. Its name is made of what it says: nodes that all find the same write one event between them.
     /// Returns false when it should be tried again once the link is back.
     pub(crate) async fn write(&self, about: &About<'_>, warning: bool, reason: &str, message: &str) -> bool {
-        let mut hash = Sha256::new();
-        hash.update(reason);
-        hash.update(message);
-        let hash = hash.finalize();
-        let hash = u64::from_be_bytes(std::array::from_fn(|index| hash[index]));
+        let name = event_name(about, reason, message);
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let namespace = about.namespace;
         let event = json!({
             "apiVersion": "v1", "kind": "Event",
-            "metadata": {"name": format!("{}.{hash:016x}", about.name), "namespace": namespace},
+            "metadata": {"name": name, "namespace": namespace},
             "involvedObject": {"apiVersion": "v1", "kind": about.kind, "namespace": namespace, "name": about.name,
                 "uid": about.uid},
             "type": if warning { "Warning" } else { "Normal" }, "reason": reason, "message": message,
@@ -67,5 +63,61 @@ impl Reports {
             }
             Err(_) => false,
         }
+    }
+}
+
+/// Longest name of an object.
+const LONGEST_NAME: usize = 253;
+
+/// The same for the same said of the same object. Who is made anew under an old name is another, and is told anew.
+fn event_name(about: &About<'_>, reason: &str, message: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [about.kind, about.uid.unwrap_or_default(), reason, message] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    let hash = hash.finalize();
+    let hash = u64::from_be_bytes(std::array::from_fn(|index| hash[index]));
+    let hash = format!("{hash:016x}");
+    // names are ASCII, and a label may not end where a dot follows with anything but a letter or a digit
+    let start = about.name.get(..LONGEST_NAME - 1 - hash.len()).unwrap_or(about.name);
+    format!("{}.{hash}", start.trim_end_matches(['.', '-']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn about<'a>(name: &'a str, uid: &'a str) -> About<'a> {
+        About {
+            kind: "ConfigMap",
+            namespace: "kube-system",
+            name,
+            uid: Some(uid),
+        }
+    }
+
+    #[test]
+    fn the_same_said_of_the_same_object_is_one_event() {
+        let first = event_name(&about("zones", "1"), "ZoneRefused", "line 3");
+        assert_eq!(first, event_name(&about("zones", "1"), "ZoneRefused", "line 3"));
+        assert!(first.starts_with("zones."));
+        for other in [
+            event_name(&about("zones", "2"), "ZoneRefused", "line 3"),
+            event_name(&about("zones", "1"), "ZoneRefused", "line 4"),
+            event_name(&about("zones", "1"), "ZoneHint", "line 3"),
+        ] {
+            assert_ne!(first, other);
+        }
+    }
+
+    #[test]
+    fn an_event_about_an_object_of_the_longest_name_has_a_name_too() {
+        let long = format!("{}-{}", "a".repeat(235), "b".repeat(17));
+        let name = event_name(&about(&long, "1"), "ZoneRefused", "line 3");
+        assert!(
+            name.len() <= LONGEST_NAME && name.starts_with("aaa") && !name.contains("-."),
+            "{name}"
+        );
     }
 }
