@@ -1,12 +1,15 @@
 //! Starts, stops, changes and interference.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use minidc_net::facts::Fact;
+use minidc_net::facts::{Fact, Service, ServiceType};
 
 use crate::node::{Node, Place, command, connection, key, service, slice, table};
 
@@ -255,6 +258,116 @@ pub(crate) fn rolling_update_under_load_fails_no_connection(node: &mut Node) -> 
     }
     load.go_on(node)?;
     ensure!(load.end()? > 100);
+    Ok(())
+}
+
+/// Numbers that look random and are the same each time (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn one_in(&mut self, times: u64) -> bool {
+        self.below(times) == 0
+    }
+
+    fn service(&mut self) -> Result<Service> {
+        let mut service = service(&format!("100.65.1.{}", self.below(8)));
+        service.external_local = self.one_in(2);
+        service.internal_local = self.one_in(4);
+        if self.one_in(3) {
+            service.affinity = Some(Duration::from_secs(60 + self.below(2)));
+        }
+        if self.one_in(4) {
+            service.external_ips = vec![format!("192.0.2.{}", 70 + self.below(2)).parse()?];
+        }
+        if self.one_in(2) {
+            service.kind = ServiceType::NodePort;
+            for port in &mut service.ports {
+                port.node_port = u16::try_from(30_000 + self.below(4)).ok();
+            }
+        }
+        Ok(service)
+    }
+
+    fn endpoints(&mut self) -> Vec<String> {
+        let state = |number| ["", "", "!", "~"][usize::try_from(number).unwrap_or(0)];
+        (0..self.below(7))
+            .map(|_| {
+                let (node, pod) = (self.below(2), 20 + self.below(5));
+                format!("{}100.64.{node}.{pod}", state(self.below(4)))
+            })
+            .collect()
+    }
+}
+
+/// Services that fight for addresses and ports, change in every respect, and go: the kernel takes each step as it is told.
+pub(crate) fn random_changes_are_never_refused_and_leave_nothing_behind(node: &mut Node) -> Result<()> {
+    let (client, _) = node.pod()?;
+    let (_, a) = node.pod()?;
+    node.start()?;
+    node.service("last", service("100.65.0.7"));
+    node.endpoints("last", &[&a]);
+    node.synced()?;
+    let (state, stop) = (node.state.clone(), Arc::new(AtomicBool::new(false)));
+    let stopped = stop.clone();
+    // After a refusal it is not ready for 50 ms at the least.
+    let watching = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            let now = state.borrow().clone();
+            ensure!(now.ready && now.problem.is_none(), "{now:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    });
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let name = |number: u64| format!("s{number}");
+    for step in 0_u16..600 {
+        let chosen = name(random.below(10));
+        if random.one_in(2) {
+            let service = if random.one_in(5) {
+                None
+            } else {
+                Some(random.service()?)
+            };
+            node.tell(Fact::Service(key(&chosen), service.map(Arc::new)));
+        } else {
+            let endpoints = random.endpoints();
+            let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
+            let slice = slice(&chosen, &service("100.65.1.0"), &endpoints);
+            node.tell(Fact::Slice(
+                key(&name(random.below(15))),
+                (!random.one_in(5)).then(|| Arc::new(slice)),
+            ));
+        }
+        // Until it is in the kernel, so that there are many transactions.
+        if random.one_in(4) {
+            let port = 9_000 + step;
+            node.endpoints_at("last", &[&a], port);
+            node.wait_for_rule(&format!("{a} . {port}"), true)?;
+        }
+    }
+    for number in 0..15 {
+        node.tell(Fact::Service(key(&name(number)), None));
+        node.tell(Fact::Slice(key(&name(number)), None));
+    }
+    node.endpoints("last", &[&a]);
+    node.wait_for("the end of all", || {
+        Ok(node.state.borrow().services == 1 && client.connect(DOOR).is_ok())
+    })?;
+    stop.store(true, Ordering::Relaxed);
+    watching
+        .join()
+        .map_err(|_| anyhow::anyhow!("the watching panicked"))??;
+    let left = table()?;
+    for gone in ["100.65.1.", "192.0.2.", "100.64.0.2", "100.64.1.2", ". 3000"] {
+        ensure!(!left.contains(gone), "{gone} is left in\n{left}");
+    }
     Ok(())
 }
 

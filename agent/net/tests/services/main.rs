@@ -54,6 +54,7 @@ tests! {
         what_somebody_adds_to_the_table_goes,
         other_tables_are_left_alone_and_ours_can_be_listed_and_loaded,
         rolling_update_under_load_fails_no_connection,
+        random_changes_are_never_refused_and_leave_nothing_behind,
         many_services_are_loaded_and_changed;
 }
 
