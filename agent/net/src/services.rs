@@ -31,10 +31,12 @@ use plan::{Ledger, Position};
 use rules::{Frame, TABLE};
 use view::Surroundings;
 
-/// First wait after a refused change, or before a table that somebody changed is written anew; doubled up to
-/// [`RETRY_LONGEST`].
+/// First wait after a refused change, or before a table that somebody changed is written anew; doubled each time, up to
+/// these.
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(30);
+/// No Service is reached while somebody's rules are in place of ours, so that it is not long even in a quarrel.
+const QUARREL_LONGEST: Duration = Duration::from_secs(2);
 /// Changes further apart than this are not a quarrel with another program.
 const PEACE: Duration = Duration::from_secs(60);
 /// A node that was restarted learns its pod range within moments; so long an earlier run's rules are left, since the new
@@ -121,8 +123,7 @@ impl Proxy {
             retry: None,
             patience: None,
             anew: false,
-            wait: RETRY,
-            last_trouble: None,
+            caution: Caution::default(),
         }
         .run(facts, shutdown)
         .await
@@ -160,9 +161,26 @@ struct Running {
     patience: Option<Instant>,
     /// To make the table what it must be has failed: it is replaced.
     anew: bool,
-    /// Wait before the next retry.
-    wait: Duration,
-    last_trouble: Option<Instant>,
+    caution: Caution,
+}
+
+/// How long is waited after trouble: longer each time, until there was peace for a while.
+#[derive(Debug, Default)]
+struct Caution {
+    times: u32,
+    last: Option<Instant>,
+}
+
+impl Caution {
+    fn wait(&mut self, now: Instant, longest: Duration) -> Duration {
+        if self.last.is_some_and(|at| now - at > PEACE) {
+            self.times = 0;
+        }
+        self.last = Some(now);
+        let wait = RETRY.saturating_mul(2_u32.saturating_pow(self.times)).min(longest);
+        self.times = self.times.saturating_add(1);
+        wait
+    }
 }
 
 impl Running {
@@ -292,9 +310,6 @@ impl Running {
                 if let Err(error) = &cleaned {
                     tracing::warn!(error = error as &dyn std::error::Error, "after a change of Services");
                 }
-                if self.last_trouble.is_some_and(|at| at.elapsed() > PEACE) {
-                    self.wait = RETRY;
-                }
                 // So many clients forgotten at once are news that does not fit either.
                 if quiet || cleaned.is_ok_and(|forgotten| forgotten > QUIET) {
                     self.listen();
@@ -310,7 +325,7 @@ impl Running {
                     Rules::Earlier | Rules::Missing => self.rules,
                     Rules::Ours | Rules::Broken => Rules::Broken,
                 };
-                self.trouble();
+                self.trouble(RETRY_LONGEST);
             }
         }
         self.publish();
@@ -318,14 +333,9 @@ impl Running {
     }
 
     /// Something went wrong, or somebody interfered: tries again, later each time.
-    fn trouble(&mut self) {
+    fn trouble(&mut self, longest: Duration) {
         let now = Instant::now();
-        if self.last_trouble.is_some_and(|at| now - at > PEACE) {
-            self.wait = RETRY;
-        }
-        self.last_trouble = Some(now);
-        self.retry = Some(now + self.wait);
-        self.wait = (self.wait * 2).min(RETRY_LONGEST);
+        self.retry = Some(now + self.caution.wait(now, longest));
     }
 
     /// Listens for changes that others make.
@@ -351,7 +361,7 @@ impl Running {
                 self.rules = Rules::Broken;
                 // There may be what is not ours to compare with.
                 self.anew = true;
-                self.trouble();
+                self.trouble(QUARREL_LONGEST);
             }
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "service rules"),
         }
@@ -367,7 +377,7 @@ impl Running {
             Rules::Ours => {
                 tracing::warn!("somebody changed the table ip minidc; it is written anew");
                 self.rules = Rules::Broken;
-                self.trouble();
+                self.trouble(QUARREL_LONGEST);
                 self.publish();
             }
             Rules::Earlier => {
@@ -437,4 +447,24 @@ async fn until(at: Option<Instant>) {
 /// The error and what caused it, in one line.
 fn with_source(error: &Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_but_a_quarrel_keeps_services_away_for_moments_only() {
+        let now = Instant::now();
+        let mut caution = Caution::default();
+        let waits: Vec<Duration> = (0..4).map(|_| caution.wait(now, RETRY_LONGEST)).collect();
+        assert_eq!(waits, [1, 2, 4, 8].map(|times| RETRY * times));
+        for _ in 0..100 {
+            caution.wait(now, QUARREL_LONGEST);
+        }
+        assert_eq!(caution.wait(now, QUARREL_LONGEST), QUARREL_LONGEST);
+        assert_eq!(caution.wait(now, RETRY_LONGEST), RETRY_LONGEST);
+        let later = now + PEACE + RETRY;
+        assert_eq!(caution.wait(later, QUARREL_LONGEST), RETRY);
+    }
 }
