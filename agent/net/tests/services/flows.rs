@@ -1,6 +1,6 @@
 //! Conversations and clients that the kernel remembers.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use minidc_net::facts::{Service, ServiceType};
@@ -113,6 +113,40 @@ pub(crate) fn clients_leave_an_endpoint_that_the_traffic_policy_keeps_them_from(
     node.wait_for("the client to be led to this node's endpoint", || {
         Ok(led(node).is_ok_and(|to| to == a))
     })
+}
+
+pub(crate) fn many_clients_are_forgotten_at_once_and_nothing_else_changes(node: &mut Node) -> Result<()> {
+    let (_, a) = node.pod()?;
+    let (_, b) = node.pod()?;
+    // Every address of the range is a client's.
+    command("ip -n outside route add local 10.20.0.0/16 dev lo")?;
+    let mut web = Service {
+        kind: ServiceType::NodePort,
+        ..with_affinity()
+    };
+    web.ports[0].node_port = Some(30080);
+    node.start()?;
+    node.service("web", web);
+    node.endpoints("web", &[&a]);
+    node.synced()?;
+    let clients: Vec<Ipv4Addr> = (0..1_200_u16)
+        .map(|number| {
+            let [high, low] = number.to_be_bytes();
+            Ipv4Addr::new(10, 20, high, low)
+        })
+        .collect();
+    let door = format!("{NODE_ADDRESS}:30080");
+    node.outside.connect_often(&clients, &door, clients.len())?;
+    ensure!(table()?.matches("expires").count() > 1_000);
+    // Rules that are written anew have other handles.
+    let rules = || command("nft -a list chain ip minidc prerouting");
+    let before = rules()?;
+    node.endpoints("web", &[&b]);
+    node.wait_for("the clients to be forgotten", || Ok(!table()?.contains("expires")))?;
+    node.endpoints("web", &[&a, &b]);
+    node.wait_for_rule(&format!(": {a} . 8080"), true)?;
+    ensure!(rules()? == before, "{before}\n{}", rules()?);
+    Ok(())
 }
 
 fn sticky(node: &mut Node, service: Service, door: &str) -> Result<()> {

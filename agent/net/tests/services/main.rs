@@ -31,6 +31,7 @@ tests! {
         pod_reaches_itself_through_its_service_without_bridge_netfilter,
         service_is_entered_from_outside_by_node_port_external_and_load_balancer_address,
         local_traffic_policy_keeps_the_source_and_drops_where_nobody_is,
+        endpoint_in_the_nodes_own_network_is_reached_from_everywhere,
         pods_go_out_under_the_nodes_address,
         endpoints_that_stop_serve_as_long_as_no_other_does;
     refusals:
@@ -45,6 +46,7 @@ tests! {
         udp_conversation_ends_with_a_service_that_went_during_a_restart,
         clients_stay_with_their_endpoint,
         clients_stay_with_their_endpoint_by_a_node_port,
+        many_clients_are_forgotten_at_once_and_nothing_else_changes,
         clients_leave_an_endpoint_that_the_traffic_policy_keeps_them_from;
     life:
         restart_leaves_no_gap,

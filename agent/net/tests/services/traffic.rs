@@ -1,6 +1,6 @@
 //! Where packets go, and under which source.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use minidc_net::facts::{Service, ServiceType};
 
 use crate::node::{CLIENT, INTERNET, NODE_ADDRESS, Node, Place, REMOTE_POD, ask, service};
@@ -172,6 +172,33 @@ pub(crate) fn local_traffic_policy_keeps_the_source_and_drops_where_nobody_is(no
     node.endpoints("web", &[REMOTE_POD, &a]);
     node.wait_for("the local endpoint", || Ok(pod.connect("100.65.0.7:80").is_ok()))?;
     everybody(&pod, "100.65.0.7:80", &[&a]).map(drop)
+}
+
+/// As the API of a control plane is, and every pod in the network of its node.
+pub(crate) fn endpoint_in_the_nodes_own_network_is_reached_from_everywhere(node: &mut Node) -> Result<()> {
+    let (client, _) = node.pod()?;
+    node.here.listen(NODE_ADDRESS, 8080)?;
+    let mut api = Service {
+        kind: ServiceType::NodePort,
+        ..service("100.65.0.1")
+    };
+    api.ports[0].node_port = Some(30443);
+    node.start()?;
+    node.service("kubernetes", api.clone());
+    node.endpoints("kubernetes", &[NODE_ADDRESS]);
+    node.synced()?;
+    let by_port = format!("{NODE_ADDRESS}:30443");
+    for door in ["100.65.0.1:80", &by_port] {
+        for (who, place) in [
+            ("a pod", &client),
+            ("the node", &node.here),
+            ("another node", &node.outside),
+        ] {
+            let (answers, _) = place.connect(door).with_context(|| format!("{who} by {door}"))?;
+            ensure!(answers == NODE_ADDRESS, "{answers} to {who} by {door}");
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn pods_go_out_under_the_nodes_address(node: &mut Node) -> Result<()> {
