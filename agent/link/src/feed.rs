@@ -133,9 +133,11 @@ impl Working {
         let differs =
             |(key, entry): &(&Key, &Entry)| before.get(*key).is_none_or(|known| known.essence != entry.essence);
         let changed = self.singly.iter().filter(differs);
-        let news: Vec<Told> = gone
-            .map(|key| Told::Changed(key.clone(), None))
-            .chain(changed.map(|(key, entry)| Told::Changed(key.clone(), Some(entry.json.clone()))))
+        let gone = gone.map(|key| Told::Changed(key.clone(), None));
+        // what is new first: a slice that took the place of another must not leave its Service without any for a moment
+        let news: Vec<Told> = changed
+            .map(|(key, entry)| Told::Changed(key.clone(), Some(entry.json.clone())))
+            .chain(gone)
             .collect();
         for told in &news {
             self.tell(told);
@@ -653,7 +655,7 @@ mod tests {
             r#"{"endpoints":1,"metadata":{"resourceVersion":"12"}}"#,
         ));
         keeper.apply(Feed::End { revision: 14 });
-        assert_eq!(told(&mut early), ["-a", "+b", "synced"]);
+        assert_eq!(told(&mut early), ["+b", "-a", "synced"]);
 
         let shutdown = CancellationToken::new();
         shutdown.cancel();

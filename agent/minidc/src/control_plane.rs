@@ -285,7 +285,11 @@ impl AddressKeeper {
                 tracing::warn!("follow the own addresses: {error:#}");
             }
             // pods reach the API through the service `kubernetes`
-            if let Err(error) = self.api.publish_endpoints(&addresses::own(), self.port).await {
+            if let Err(error) = self
+                .api
+                .publish_endpoints(&published(&addresses::own()), self.port)
+                .await
+            {
                 tracing::warn!(error = &error as &dyn std::error::Error, "publish the API's addresses");
             }
         }
@@ -335,6 +339,14 @@ impl AddressKeeper {
     }
 }
 
+/// The address that pods are led to: one, since a node that reaches only the wired network would lose every second connection
+/// if the wireless address stood beside it. A link-local one only if there is no other.
+fn published(own: &[IpAddr]) -> Vec<IpAddr> {
+    let link_local = |address: &&IpAddr| matches!(address, IpAddr::V4(address) if address.is_link_local());
+    let first = own.iter().find(|address| !link_local(address)).or(own.first());
+    first.copied().into_iter().collect()
+}
+
 /// Pods and Services must not share addresses, and a /24 per node and a DNS address must fit.
 fn check_ranges(server: &config::Server) -> anyhow::Result<()> {
     let parse = |key: &'static str, text: &str| -> anyhow::Result<Range> {
@@ -362,4 +374,20 @@ pub(crate) fn make_private(path: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("make {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_are_led_to_one_address_and_to_a_link_local_one_only_if_there_is_no_other() {
+        let parse = |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        assert_eq!(
+            published(&parse(&["169.254.3.4", "10.0.0.1", "192.168.0.9"])),
+            parse(&["10.0.0.1"])
+        );
+        assert_eq!(published(&parse(&["169.254.3.4"])), parse(&["169.254.3.4"]));
+        assert!(published(&[]).is_empty());
+    }
 }

@@ -233,12 +233,15 @@ fn searching(pod: &Pod, further: &Arc<[Box<str>]>) -> Option<(IpAddr, SearchPath
     let standard = spec.dns_config.is_none()
         && spec.host_network != Some(true)
         && spec.dns_policy.as_deref().is_none_or(|policy| policy == "ClusterFirst");
-    let address = pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()?;
+    let status = pod.status.as_ref()?;
+    // the address of a finished pod may be another's by now
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let address = status.pod_ip.as_deref()?.parse().ok()?;
     let path = SearchPath {
         namespace: pod.metadata.namespace.as_deref().unwrap_or_default().into(),
         further: Arc::clone(further),
     };
-    standard.then_some((address, path))
+    (standard && !ended).then_some((address, path))
 }
 
 /// The search list of the node, which follows the cluster's in the resolv.conf of a pod.
