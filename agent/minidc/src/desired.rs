@@ -246,12 +246,12 @@ fn searching(pod: &Pod, further: &Arc<[Box<str>]>) -> Option<(IpAddr, SearchPath
 
 /// The search list of the node, which follows the cluster's in the resolv.conf of a pod.
 fn node_search(resolv_conf: &str) -> Arc<[Box<str>]> {
-    let lists = resolv_conf.lines().filter_map(|line| {
+    let mut lists = resolv_conf.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         matches!(words.next(), Some("search" | "domain")).then_some(words)
     });
     // the last one counts, as in the resolver of the C library
-    lists.last().into_iter().flatten().map(Into::into).collect()
+    lists.next_back().into_iter().flatten().map(Into::into).collect()
 }
 
 fn holds_zones(key: &ObjectKey, map: &ConfigMap) -> bool {

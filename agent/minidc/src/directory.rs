@@ -143,7 +143,7 @@ impl Directory {
                 }
             }
         };
-        let (slices, names) = self.lock().take(fact);
+        let (slices, names) = self.lock().take(&fact);
         if slices {
             self.slices_changed.send_modify(|count| *count += 1);
         }
@@ -195,9 +195,9 @@ fn with_source(error: &dyn std::error::Error) -> String {
 
 impl Known {
     /// Returns whether slices changed, and whether names on the LAN may have.
-    fn take(&mut self, fact: Fact) -> (bool, bool) {
+    fn take(&mut self, fact: &Fact) -> (bool, bool) {
         let mut changed = (false, false);
-        match &fact {
+        match fact {
             Fact::Service(key, service) => {
                 let before = match service {
                     Some(service) => self.services.insert(Arc::clone(key), Arc::clone(service)),
