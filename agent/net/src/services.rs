@@ -1,8 +1,8 @@
 //! Services: which packets go to which pod, as elements of one nftables table.
 //!
-//! Facts come in, transactions go out: [`known`] remembers what was told and what changed by it, [`view`] says what a
-//! Service looks like to packets, [`plan`] finds the elements that differ from what the kernel was told, [`rules`] knows
-//! the table, [`kernel`] speaks to it. A change costs by what it changes, however many Services there are. Facts that come
+//! Facts come in, transactions go out: `known` remembers what was told and what changed by it, `view` says what a
+//! Service looks like to packets, `plan` finds the elements that differ from what the kernel was told, `rules` knows
+//! the table, `kernel` speaks to it. A change costs by what it changes, however many Services there are. Facts that come
 //! while the kernel works are put into one transaction after it.
 //!
 //! Until everything was told, rules of an earlier run stay as they are; then they are compared with what must be, and what
