@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use minidc_link::discovery::{Announcement, Candidate, Discovery, Mdns, MdnsOptions, MdnsState};
@@ -50,6 +51,9 @@ fn run(command: &str) {
     assert!(status.success(), "{command}");
 }
 
+/// Long enough for a busy machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// A daemon that is ended with the test.
 struct Daemon(Child);
 
@@ -87,9 +91,24 @@ fn avahi() -> Daemon {
 }
 
 async fn until<T: Clone + std::fmt::Debug>(receiver: &mut watch::Receiver<T>, wanted: impl Fn(&T) -> bool) -> T {
-    let found = tokio::time::timeout(Duration::from_secs(20), receiver.wait_for(|value| wanted(value))).await;
+    let found = tokio::time::timeout(LIMIT, receiver.wait_for(|value| wanted(value))).await;
     let found = found.map(|value| value.unwrap().clone());
     found.unwrap_or_else(|_| panic!("still {:?}", *receiver.borrow()))
+}
+
+/// Looks again each second, as a node does that does not find its control plane.
+async fn found_by_looking_again(
+    mdns: &Mdns,
+    candidates: &mut watch::Receiver<Arc<Vec<Candidate>>>,
+    wanted: impl Fn(&Vec<Candidate>) -> bool,
+) {
+    let found = async {
+        while !wanted(&candidates.borrow_and_update()) {
+            mdns.look_again();
+            let _ = tokio::time::timeout(Duration::from_secs(1), candidates.changed()).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, found).await.unwrap();
 }
 
 async fn inside() {
@@ -181,20 +200,11 @@ async fn inside() {
     // An address that changes is found by who says that the old one leads nowhere.
     until(&mut candidates, |found| found.len() == 1).await;
     run("ip addr del 10.9.8.7/24 dev v0 && ip addr add 10.9.8.77/24 dev v0");
-    let moved = async {
-        loop {
-            mdns.look_again();
-            let _ = tokio::time::timeout(Duration::from_secs(1), candidates.changed()).await;
-            let found = candidates.borrow_and_update();
-            if found
-                .iter()
-                .any(|one| one.addresses == ["10.9.8.77".parse::<std::net::IpAddr>().unwrap()])
-            {
-                break;
-            }
-        }
+    let moved = |found: &Vec<Candidate>| {
+        let address: std::net::IpAddr = "10.9.8.77".parse().unwrap();
+        found.iter().any(|one| one.addresses == [address])
     };
-    tokio::time::timeout(Duration::from_secs(20), moved).await.unwrap();
+    found_by_looking_again(&mdns, &mut candidates, moved).await;
 
     // Another control plane on the same machine, with the same name.
     let second = Announcement {
@@ -209,10 +219,8 @@ async fn inside() {
         pod_range: None,
     })
     .unwrap();
-    until(&mut candidates, |found| {
-        found.iter().any(|one| one.cluster == "attic" && one.port == 7443)
-    })
-    .await;
+    let both = |found: &Vec<Candidate>| found.iter().any(|one| one.cluster == "attic" && one.port == 7443);
+    found_by_looking_again(&mdns, &mut candidates, both).await;
     drop(second);
     until(&mut candidates, |found| found.iter().all(|one| one.cluster == "garage")).await;
 }
