@@ -208,6 +208,8 @@ fn a_node_without_control_plane_keeps_its_pods_and_says_so(rack: &Rack) -> Resul
 }
 
 fn a_control_plane_whose_own_cable_is_out_evicts_nobody(rack: &Rack) -> Result<()> {
+    // pods of its own: those of a board that has just been plugged in may still be told of as they were before
+    delete_web(rack)?;
     apply_web(rack)?;
     let before = started(rack)?;
     let boards = minidc_rack::Rack::open(&rack.name)?;
@@ -284,6 +286,7 @@ fn move_control_plane(rack: &Rack, boards: &minidc_rack::Rack, address: &str) ->
 }
 
 fn a_control_plane_at_a_new_address_is_found_and_nobody_is_evicted(rack: &Rack) -> Result<()> {
+    delete_web(rack)?;
     apply_web(rack)?;
     let before = started(rack)?;
     let boards = minidc_rack::Rack::open(&rack.name)?;
