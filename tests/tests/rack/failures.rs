@@ -92,9 +92,9 @@ fn unplugged_node_is_not_ready_and_its_pods_are_replaced(rack: &Rack) -> Result<
             .is_empty()
     );
     delete_web(rack)?;
-    // `make bench` measures; this only tells seconds from minutes
-    ensure!(unready < Duration::from_secs(20), "NotReady only after {unready:?}");
-    ensure!(replaced < Duration::from_secs(40), "replaced only after {replaced:?}");
+    // what the rack promises, judged once it is whole again
+    ensure!(unready < Duration::from_secs(5), "NotReady only after {unready:?}");
+    ensure!(replaced < Duration::from_secs(10), "replaced only after {replaced:?}");
     Ok(())
 }
 
@@ -143,7 +143,7 @@ fn killed_control_plane_loses_nothing_and_nodes_are_back(rack: &Rack) -> Result<
         Ok(rack.kubectl(&["get", "--raw", "/readyz"]).is_ok())
     })?;
     let answering = killed.elapsed();
-    eventually(Duration::from_secs(60), "all nodes linked again", || {
+    eventually(Duration::from_secs(3), "all nodes linked again", || {
         let metrics = rack.kubectl(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes"])?;
         Ok(metrics.matches("\"pi-").count() >= 3)
     })?;

@@ -300,7 +300,7 @@ fn termination_grace_is_given(rack: &Rack) -> Result<()> {
     let begin = std::time::Instant::now();
     delete(rack, "graceful")?;
     let took = begin.elapsed();
-    ensure!((2..60).contains(&took.as_secs()), "the pod took {took:?} to go");
+    ensure!((2..15).contains(&took.as_secs()), "the pod took {took:?} to go");
     let log = String::from_utf8(follow.wait_with_output()?.stdout)?;
     ensure!(log.contains("told") && log.contains("done"), "{log}");
     Ok(())
