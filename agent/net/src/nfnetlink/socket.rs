@@ -128,30 +128,9 @@ impl Socket {
         &mut self,
         kind: u16,
         fill: impl FnOnce(&mut message::Attributes<'_>),
-        mut each: impl FnMut(&Message<'_>),
+        each: impl FnMut(&Message<'_>),
     ) -> Result<(), Errno> {
-        self.sequence += 1;
-        let mut request = Vec::new();
-        let head = Head {
-            kind,
-            flags: DUMP,
-            sequence: self.sequence,
-            family: table::IPV4,
-            resource: 0,
-        };
-        message::write(&mut request, head, fill);
-        self.send(&request)?;
-        loop {
-            let length = self.receive()?;
-            for answer in message::messages(&self.buffer[..length]) {
-                match answer.kind {
-                    _ if answer.sequence != self.sequence => {}
-                    DONE => return errno(answer.code()),
-                    ERROR => return errno(answer.code()),
-                    _ => each(&answer),
-                }
-            }
-        }
+        self.ask(kind, DUMP, fill, each)
     }
 
     /// Asks for one thing or one change, and hands over what is answered before the acknowledgement.
@@ -159,13 +138,24 @@ impl Socket {
         &mut self,
         kind: u16,
         fill: impl FnOnce(&mut message::Attributes<'_>),
+        each: impl FnMut(&Message<'_>),
+    ) -> Result<(), Errno> {
+        self.ask(kind, message::ACK, fill, each)
+    }
+
+    /// A dump ends with `NLMSG_DONE`, everything else with `NLMSG_ERROR`, which is also the acknowledgement.
+    fn ask(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        fill: impl FnOnce(&mut message::Attributes<'_>),
         mut each: impl FnMut(&Message<'_>),
     ) -> Result<(), Errno> {
         self.sequence += 1;
         let mut request = Vec::new();
         let head = Head {
             kind,
-            flags: message::ACK,
+            flags,
             sequence: self.sequence,
             family: table::IPV4,
             resource: 0,
@@ -177,7 +167,7 @@ impl Socket {
             for answer in message::messages(&self.buffer[..length]) {
                 match answer.kind {
                     _ if answer.sequence != self.sequence => {}
-                    ERROR => return errno(answer.code()),
+                    DONE | ERROR => return errno(answer.code()),
                     _ => each(&answer),
                 }
             }
