@@ -12,8 +12,10 @@ use crate::recorder::stamp;
 const CALM: Duration = Duration::from_secs(30);
 /// Least memory that must be free: Kubernetes' `memory.available<100Mi`, or a tenth on small boards.
 const LEAST_MEMORY: u64 = 100 << 20;
-/// Least part of the disk that must be free: Kubernetes' `nodefs.available<10%`.
+/// Least part of the disk that must be free, in percent: Kubernetes' `nodefs.available<10%`.
 const LEAST_DISK: u64 = 10;
+/// No disk needs more than this free, or a tenth of a large one could never be used.
+const ENOUGH_DISK: u64 = 1 << 30;
 
 /// What the conditions are judged by.
 #[derive(Clone, Debug, Default)]
@@ -91,7 +93,7 @@ impl Conditions {
         let disk = inputs.measured
             && low(
                 inputs.disk_available,
-                inputs.disk / 100 * LEAST_DISK,
+                ENOUGH_DISK.min(inputs.disk / 100 * LEAST_DISK),
                 self.judged.holds("DiskPressure"),
             );
         let (processes, most) = inputs.processes;
@@ -204,6 +206,22 @@ mod tests {
                 .judge(&inputs(500 << 20, 500), start + CALM)
                 .holds("MemoryPressure")
         );
+    }
+
+    #[test]
+    fn a_card_is_full_at_a_tenth_and_a_large_disk_at_one_gibibyte() {
+        let full = |available: u64, disk: u64| {
+            let inputs = Inputs {
+                disk_available: available,
+                disk,
+                ..inputs(500 << 20, 50)
+            };
+            Conditions::default()
+                .judge(&inputs, Instant::now())
+                .holds("DiskPressure")
+        };
+        assert!(full(700 << 20, 8 << 30) && !full(900 << 20, 8 << 30));
+        assert!(full(900 << 20, 256 << 30) && !full(2 << 30, 256 << 30));
     }
 
     #[test]
