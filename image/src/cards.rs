@@ -5,7 +5,9 @@ use std::error::Error as StdError;
 use jiff::Timestamp;
 
 use crate::Error;
+use crate::device::Target;
 use crate::fat;
+use crate::layout::{SELECTOR, Table};
 use crate::seed::{self, Membership, Role, Seed, Wifi};
 
 /// One card to be made.
@@ -145,6 +147,14 @@ mod tests {
         assert_eq!(names("pi-4b", 2), ["pi-4b", "pi-4b-2"]);
         let roles: Vec<Role> = plan("pi-1", Role::Server, 3)
             .unwrap()
+/// Which node a card is now, if it is one of ours and its seed is in order.
+pub fn present(target: &mut dyn Target) -> Option<Seed> {
+    let table = Table::read(target).ok()?;
+    table.check(target.bytes()).ok()?;
+    let contents = fat::read(target, table.get(SELECTOR)?, seed::FILE).ok()??;
+    Seed::parse_bytes(&contents, seed::Stage::Joined).ok()
+}
+
             .iter()
             .map(|card| card.role)
             .collect();

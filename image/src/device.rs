@@ -137,6 +137,24 @@ impl DeviceFile {
         })
     }
 
+    /// Opens for reading only: every write fails.
+    pub fn open_to_read(path: &Path) -> Result<Self, Error> {
+        let open = || {
+            let file = File::open(path)?;
+            let bytes = io::Seek::seek(&mut &file, io::SeekFrom::End(0))?;
+            Ok(Self {
+                file,
+                bytes,
+                direct: false,
+                dirty: false,
+            })
+        };
+        open().map_err(|source| Error::Read {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
     /// Whether the page cache is bypassed.
     pub fn is_direct(&self) -> bool {
         self.direct

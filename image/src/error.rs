@@ -1,7 +1,7 @@
 //! What can go wrong between an image and a card.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::host::Refusal;
 use crate::layout::LayoutError;
@@ -18,7 +18,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Nothing has that name.
-    #[error("there is no {}: is the card in the reader?", path.display())]
+    #[error("there is no {}{}", path.display(), missing_hint(path))]
     NoDevice {
         /// As the person named it.
         path: PathBuf,
@@ -207,6 +207,17 @@ impl Error {
 
 fn sentences(reasons: &[Refusal]) -> String {
     reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn missing_hint(path: &Path) -> String {
+    if path.starts_with("/dev") {
+        ": is the card in the reader?".to_owned()
+    } else {
+        format!(
+            "; a file in place of a card is made with: truncate -s 8G {} (QEMU wants a power of two)",
+            path.display()
+        )
+    }
 }
 
 fn open_hint(error: &io::Error) -> &'static str {

@@ -19,7 +19,7 @@ use crate::Error;
 use crate::device::{self, Aligned, BLOCK, DeviceFile, Target};
 use crate::fat;
 use crate::host::{Device, Host, Kind, Refusal};
-use crate::layout::{Mbr, SECTOR, SELECTOR};
+use crate::layout::{Mbr, SECTOR, SELECTOR, Table};
 use crate::source::{Image, hex};
 use progress::Meter;
 
@@ -87,8 +87,8 @@ pub fn flash(
     onto(image, &mut target, &path.display().to_string(), files, observer)
 }
 
-/// Tells the kernel of the new table and ejects the card, as far as this computer can; returns whether it was ejected. All is on the
-/// card before: a card that is not ejected may be pulled all the same.
+/// Ejects the card, as far as this computer can, and else tells the kernel of the new table; returns whether it was ejected. All is on
+/// the card before: a card that is not ejected may be pulled all the same. The reader keeps its power, since the next card may come.
 pub fn release(device: &Device) -> bool {
     if device.kind != Kind::Disk {
         return false;
@@ -103,8 +103,11 @@ pub fn release(device: &Device) -> bool {
             .status()
             .is_ok_and(|status| status.success())
     };
-    run("blockdev", &["--rereadpt"]);
-    run("eject", &[]) || run("udisksctl", &["power-off", "--no-user-interaction", "--block-device"])
+    let ejected = run("eject", &[]);
+    if !ejected {
+        run("blockdev", &["--rereadpt"]);
+    }
+    ejected
 }
 
 /// Writes the image to anything; `name` is what messages call it.
@@ -196,6 +199,7 @@ impl Work<'_, '_> {
         // The last moment to stop: from here on the card is either good, or found bad and wiped.
         tell(self.observer, &meter.at(0))?;
         self.finish(&head)?;
+        self.look(&table, files)?;
         // It is done; whether the observer wants more is of no interest any more.
         let _ = (self.observer)(&meter.at(1));
         Ok((bytes, writing, comparing))
@@ -287,6 +291,27 @@ impl Work<'_, '_> {
             }
         }
         tell(self.observer, &meter.at(bytes))
+    }
+
+    /// The finished card as a board will see it: the table, and the files of the selector partition.
+    fn look(&mut self, table: &Table, files: &[fat::File]) -> Result<(), Error> {
+        if Table::read(self.target)? != *table {
+            return Err(Error::Mismatch {
+                start: 0,
+                end: self.image.head(),
+            });
+        }
+        let Some(selector) = table.get(SELECTOR) else {
+            return Ok(());
+        };
+        for file in files {
+            if fat::read(self.target, selector, &file.name)?.as_ref() != Some(&file.contents) {
+                return Err(Error::FileMismatch {
+                    name: file.name.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Makes the card a card: what is before the first partition, and as the very last write the block with the table, which is what

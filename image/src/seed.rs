@@ -5,6 +5,7 @@
 mod parse;
 mod problem;
 mod render;
+mod template;
 mod values;
 
 use std::fmt;

@@ -15,13 +15,14 @@ use minidc_image::device::faulty::{Fault, Faulty, Memory};
 use minidc_image::fat::{self, File};
 use minidc_image::flash::{self, Phase, Progress, Report};
 use minidc_image::host::{Host, Refusal};
-use minidc_image::layout::{self, EXTENDED, FAT, LINUX, Mbr, Partition, SELECTOR, Table};
+use minidc_image::layout::{LINUX, Mbr, SELECTOR, Table};
+use minidc_image::sample;
 use minidc_image::source::{Image, Packing};
 use ring::digest::{SHA256, digest};
 
 const MIB: u64 = 1 << 20;
 /// Bytes of the image.
-const IMAGE: u64 = 10 * MIB;
+const IMAGE: u64 = sample::BYTES;
 /// Bytes of the card.
 const CARD: usize = 12 << 20;
 const EIO: i32 = 5;
@@ -29,47 +30,9 @@ const ENODEV: i32 = 19;
 const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
 
-fn table() -> Table {
-    let partition = |number, kind, start: u64, bytes: u64| Partition {
-        number,
-        kind,
-        start: start * MIB,
-        bytes: bytes * MIB,
-    };
-    Table {
-        disk: 7,
-        partitions: vec![
-            partition(1, FAT, 1, 1),
-            partition(2, FAT, 2, 1),
-            partition(3, FAT, 3, 1),
-            partition(4, EXTENDED, 4, 6),
-            partition(5, LINUX, 5, 1),
-            partition(6, LINUX, 7, 1),
-            partition(7, LINUX, 9, 1),
-        ],
-    }
-}
-
-/// An image as the build makes it: a table, a FAT selector, something in each partition.
+/// An image as the build makes it, but small.
 fn contents() -> Vec<u8> {
-    let mut image = Memory(vec![0; usize::try_from(IMAGE).unwrap()]);
-    let table = table();
-    fat::format(&mut image, table.get(SELECTOR).unwrap(), "MINIDC").unwrap();
-    let selector = [File {
-        name: "autoboot.txt".into(),
-        contents: layout::autoboot(layout::Slot::A).into_bytes(),
-    }];
-    fat::write(&mut image, table.get(SELECTOR).unwrap(), &selector).unwrap();
-    let mut state = 1_u64;
-    for number in [2, 3, 5, 6, 7] {
-        let start = usize::try_from(table.get(number).unwrap().start).unwrap();
-        for byte in &mut image.0[start + 5000..start + 25_000] {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            *byte = u8::try_from(state >> 56).unwrap();
-        }
-    }
-    layout::write(&table, &mut image).unwrap();
-    image.0
+    sample::image(&[]).unwrap()
 }
 
 fn pack(contents: &[u8], packing: Packing) -> Vec<u8> {
@@ -160,7 +123,7 @@ fn looks_good(card: &Memory) -> bool {
 /// What must hold of a finished card.
 fn assert_complete(contents: &[u8], card: &mut Memory) {
     let table = Table::read(card).unwrap();
-    assert_eq!(table, self::table());
+    assert_eq!(table, sample::table());
     let selector = *table.get(SELECTOR).unwrap();
     assert_eq!(
         fat::read(card, &selector, "minidc.toml").unwrap().unwrap(),

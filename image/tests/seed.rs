@@ -206,6 +206,48 @@ fn an_empty_file_says_what_it_needs() {
 }
 
 #[test]
+fn the_template_says_what_to_fill_in_and_nothing_else_is_needed() {
+    let untouched = said(seed::template());
+    let lines: Vec<&str> = untouched.lines().collect();
+    assert_eq!(lines.len(), 3, "{untouched}");
+    for (line, word) in lines.iter().zip([
+        "cluster: this is still empty: the name of the cluster is missing",
+        "name: this is still empty: the name of this board is missing",
+        "role: this is still empty: it is missing: role = \"server\" or role = \"node\"",
+    ]) {
+        assert!(line.starts_with("minidc.toml: line ") && line.contains(word), "{line}");
+    }
+    let fill = |text: &str, key: &str, value: &str| {
+        assert!(text.contains(&format!("\n{key} = \"\"\n")), "{key}");
+        text.replace(&format!("\n{key} = \"\"\n"), &format!("\n{key} = \"{value}\"\n"))
+    };
+    let named = fill(&fill(seed::template(), "cluster", "rack1"), "name", "pi-1");
+    let server = Seed::parse(&fill(&named, "role", "server"), Stage::FirstBoot).unwrap();
+    assert_eq!((server.membership, server.wifi), (Membership::Server(None), None));
+    assert!(server.servers.is_empty() && server.ssh_keys.is_empty());
+    let node = fill(&named, "role", "node");
+    assert!(
+        said(&node).contains("token: a node needs a join token"),
+        "{}",
+        said(&node)
+    );
+    let wireless = fill(
+        &fill(&fill(&node, "token", &token()), "ssid", "home"),
+        "ssh_keys",
+        &key("me"),
+    );
+    let said_text = said(&wireless);
+    assert!(
+        said_text.contains("wifi.password: it is empty") && said_text.contains("wifi.country: this is still empty"),
+        "{said_text}"
+    );
+    let whole = fill(&fill(&wireless, "password", "correct horse"), "country", "DE").replace('\n', "\r\n");
+    let seed = Seed::parse(&whole, Stage::FirstBoot).unwrap();
+    assert_eq!(seed.wifi.unwrap().ssid, "home");
+    assert_eq!(seed.ssh_keys.len(), 1);
+}
+
+#[test]
 fn secrets_in_the_wrong_place_are_refused() {
     let mut text = node().render();
     text.push_str("[authority]\nca_certificate = \"x\"\n");

@@ -251,10 +251,27 @@ impl Reader<'_> {
         missing: &str,
         check: impl Fn(&str) -> Wrong,
     ) -> Option<String> {
-        if !table.contains_key(name) {
-            self.missing(&full(section, name), missing);
+        match table.get(name) {
+            None => self.missing(&full(section, name), missing),
+            Some(value) if blank(value) => {
+                self.say(
+                    value.span(),
+                    &full(section, name),
+                    format!("this is still empty: {missing}"),
+                );
+                return None;
+            }
+            Some(_) => {}
         }
         self.checked(section, table, name, check)
+    }
+
+    /// Like [`Reader::checked`] for what may be left empty, as in the template.
+    fn optional(&mut self, table: &Table<'_>, name: &str, check: impl Fn(&str) -> Wrong) -> Option<String> {
+        if table.get(name).is_some_and(blank) {
+            return None;
+        }
+        self.checked("", table, name, check)
     }
 
     fn texts(&mut self, table: &Table<'_>, name: &str, check: impl Fn(&str) -> Wrong) -> Vec<String> {
@@ -263,7 +280,7 @@ impl Reader<'_> {
         };
         let Some(values) = value.get_ref().as_array() else {
             // One text in place of a list of one is what everybody writes.
-            return self.checked("", table, name, check).into_iter().collect();
+            return self.optional(table, name, check).into_iter().collect();
         };
         let mut found = Vec::new();
         for value in values {
@@ -322,13 +339,13 @@ impl Reader<'_> {
         let ssh_keys = self.texts(table, "ssh_keys", values::wrong_ssh_key);
         let time = self.time(table);
         let wifi = self.wifi(table);
-        let token = self.checked("", table, "token", values::wrong_token).map(Secret::new);
-        let ca_pin = self.checked("", table, "ca_pin", values::wrong_hex);
+        let token = self.optional(table, "token", values::wrong_token).map(Secret::new);
+        let ca_pin = self.optional(table, "ca_pin", values::wrong_hex);
         let authority = self.authority(table);
         let membership = match role? {
             Role::Server => {
                 for name in ["token", "ca_pin"] {
-                    if let Some(value) = table.get(name) {
+                    if let Some(value) = table.get(name).filter(|value| !blank(value)) {
                         self.say(
                             value.span(),
                             name,
@@ -346,11 +363,13 @@ impl Reader<'_> {
                         "only the server's card holds the cluster's identity: remove this section",
                     );
                 }
-                if stage == Stage::FirstBoot && !table.contains_key("token") {
-                    self.missing(
-                        "token",
-                        "a node needs a join token: token = \"minidc1…\" (\"minidc token create\" on the server makes one)",
-                    );
+                if stage == Stage::FirstBoot {
+                    let needed = "a node needs a join token: token = \"minidc1…\" (\"minidc token create\" on the server makes one)";
+                    match table.get("token") {
+                        None => self.missing("token", needed),
+                        Some(value) if blank(value) => self.say(value.span(), "token", needed),
+                        Some(_) => {}
+                    }
                 }
                 Membership::Node { token, ca_pin }
             }
@@ -393,6 +412,9 @@ impl Reader<'_> {
     fn wifi(&mut self, table: &Table<'_>) -> Option<Wifi> {
         let (section, _) = self.section(table, "wifi")?;
         let ssid = self.required(
+        if !section.is_empty() && section.iter().all(|(_, value)| blank(value)) {
+            return None;
+        }
             "wifi",
             section,
             "ssid",
@@ -435,6 +457,11 @@ impl Reader<'_> {
 }
 
 /// Puts blanks in place of the line around `at`.
+/// Whether it is a text that nobody has filled in.
+fn blank(value: &Value<'_>) -> bool {
+    value.get_ref().as_str().is_some_and(|text| text.trim().is_empty())
+}
+
 fn without_line(text: &str, at: usize) -> String {
     let bytes = text.as_bytes();
     let start = bytes[..at]
