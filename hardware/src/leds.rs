@@ -10,72 +10,66 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Board, Error, Gpio, LedName, NodeHealth, State, fake::unix_milliseconds};
+use crate::{Board, Colour, Error, Gpio, LedName, NodeHealth, Reason, State, fake::unix_milliseconds};
 
-/// What `leds.json` holds: written at each change of state, not at each edge, since the cycles say the rest.
+/// What `leds.json` holds: written at each change of reason, not at each edge, which are in `leds.log`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     /// [`State::name`].
     pub state: String,
-    /// [`State::meaning`].
+    /// [`Reason::name`].
+    pub reason: String,
+    /// [`Reason::meaning`].
     pub meaning: String,
-    /// When all cycles began, in milliseconds since 1970.
-    pub since: u64,
-    /// The three LEDs in the order power, activity, fault.
-    pub leds: Vec<LedReport>,
-}
-
-/// One LED of a [`Report`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LedReport {
-    /// `power`, `activity` or `fault`.
-    pub name: String,
-    /// `green`, `yellow` or `red`.
+    /// [`State::looks`].
+    pub looks: String,
+    /// Colour of the state.
     pub colour: String,
-    /// BCM number of the pin.
-    pub gpio: u8,
-    /// The pattern in words.
-    pub pattern: String,
-    /// One round; a steady LED has a single step of 0 ms.
-    pub cycle: Vec<Step>,
+    /// When it began, in milliseconds since 1970.
+    pub since: u64,
+    /// The lights of this board.
+    pub lights: Vec<Light>,
 }
 
-/// A step of an LED's cycle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
-    /// Lit or dark.
-    pub on: bool,
-    /// How long, in milliseconds.
-    pub ms: u64,
+/// A light of a [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Light {
+    /// As the log names it: the number of a GPIO, or the name of a light that is no pin.
+    pub name: String,
+    /// Its colour.
+    pub colour: String,
 }
 
 impl Report {
-    /// The report of a state that began at `since` (milliseconds since 1970) on this board.
+    /// The report of what began at `since` (milliseconds since 1970) on this board.
     #[must_use]
-    pub fn new(state: State, board: &Board, since: u64) -> Self {
-        let patterns = state.patterns();
-        let leds = LedName::ALL.map(|name| {
-            let (led, pattern) = (board.led(name), patterns.of(name));
-            LedReport {
-                name: name.as_str().to_owned(),
+    pub fn new(reason: Reason, board: &Board, since: u64) -> Self {
+        let state = reason.state();
+        let lights = LedName::ALL.map(|name| {
+            let led = board.led(name);
+            Light {
+                name: led.gpio.to_string(),
                 colour: led.colour.clone(),
-                gpio: led.gpio,
-                pattern: pattern.to_string(),
-                cycle: pattern
-                    .cycle()
-                    .into_iter()
-                    .map(|(on, time)| Step {
-                        on,
-                        ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
-                    })
-                    .collect(),
             }
         });
         Self {
             state: state.name().to_owned(),
-            meaning: state.meaning().to_owned(),
+            reason: reason.name().to_owned(),
+            meaning: reason.meaning().to_owned(),
+            looks: state.looks().to_owned(),
+            colour: state.colour().as_str().to_owned(),
             since,
-            leds: leds.into(),
+            lights: lights.into(),
+        }
+    }
+
+    /// The state, and the reason in brackets where it says more, as [`Reason`] prints itself.
+    #[must_use]
+    pub fn said(&self) -> String {
+        if self.state == self.reason {
+            self.state.clone()
+        } else {
+            format!("{} ({})", self.state, self.reason)
         }
     }
 }
@@ -113,11 +107,11 @@ impl Leds {
         shutdown: CancellationToken,
     ) -> Result<(), Error> {
         let mut open = true;
-        let mut state = State::of(&health.borrow_and_update());
+        let mut reason = Reason::of(&health.borrow_and_update());
         let mut began = Instant::now();
-        self.publish(state);
+        self.publish(reason);
         loop {
-            let next_edge = self.show(state, began.elapsed());
+            let next_edge = self.show(reason.state(), began.elapsed());
             let edge = async {
                 match next_edge {
                     Some(wait) => tokio::time::sleep(wait).await,
@@ -128,13 +122,15 @@ impl Leds {
                 () = shutdown.cancelled() => break,
                 changed = health.changed(), if open => match changed {
                     Ok(()) => {
-                        let now = State::of(&health.borrow_and_update());
+                        let now = Reason::of(&health.borrow_and_update());
                         // The pattern is not begun anew when facts change that it does not show.
-                        if now != state {
-                            tracing::debug!(from = %state, to = %now, "LED state");
-                            state = now;
+                        if now.state() != reason.state() {
                             began = Instant::now();
-                            self.publish(state);
+                        }
+                        if now != reason {
+                            tracing::debug!(from = %reason, to = %now, "LED state");
+                            reason = now;
+                            self.publish(reason);
                         }
                     }
                     // Nobody will tell more: keep showing the last word until shutdown.
@@ -152,16 +148,11 @@ impl Leds {
         Ok(())
     }
 
-    /// Sets the levels for this moment; returns the time to the next edge of any LED.
+    /// Sets the levels for this moment; returns the time to the next edge.
     fn show(&mut self, state: State, elapsed: Duration) -> Option<Duration> {
-        let patterns = state.patterns();
-        let mut next: Option<Duration> = None;
-        for (index, name) in LedName::ALL.into_iter().enumerate() {
-            let (level, wait) = patterns.of(name).level_at(elapsed);
-            self.set(index, level);
-            if let Some(wait) = wait {
-                next = Some(next.map_or(wait, |next| next.min(wait)));
-            }
+        let (lit, next) = state.pattern().at(elapsed);
+        for (index, used) in three_lights(state.colour()).into_iter().enumerate() {
+            self.set(index, lit && used);
         }
         // The timer's resolution is a millisecond; an earlier wake-up would find nothing to do.
         next.map(|wait| wait.max(Duration::from_millis(1)))
@@ -179,12 +170,24 @@ impl Leds {
         }
     }
 
-    fn publish(&mut self, state: State) {
+    fn publish(&mut self, reason: Reason) {
         let Some(path) = &self.report else { return };
-        let report = Report::new(state, &self.board, unix_milliseconds());
+        let report = Report::new(reason, &self.board, unix_milliseconds());
         if let Err(error) = write_report(path, &report) {
             tracing::warn!(error = &error as &dyn std::error::Error, "LED report");
         }
+    }
+}
+
+/// Which of green, yellow and red show this colour.
+fn three_lights(colour: Colour) -> [bool; 3] {
+    match colour {
+        Colour::Green => [true, false, false],
+        Colour::Yellow => [false, true, false],
+        Colour::Orange => [false, true, true],
+        Colour::Red => [false, false, true],
+        Colour::Blue => [true, true, false],
+        Colour::White => [true, true, true],
     }
 }
 
@@ -213,7 +216,7 @@ fn remove_file(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{FakeGpio, History, Pattern, Refusal, Stage};
+    use crate::{FakeGpio, History, Refusal, Stage};
 
     struct Running {
         health: watch::Sender<NodeHealth>,
@@ -266,32 +269,21 @@ mod tests {
         let node = start(Stage::Connected);
         node.settle().await;
         assert_eq!(node.levels(), [Some(true), Some(false), Some(false)]);
-        assert_eq!(node.report().state, "ready");
-        node.health.send_modify(|health| health.pods_running = 2);
+        assert_eq!(node.report().said(), "ready");
+        node.health.send_modify(|health| health.disk_pressure = true);
         node.settle().await;
-        assert_eq!(node.levels(), [Some(true), Some(true), Some(false)]);
-        assert_eq!(node.report().state, "working");
+        assert_eq!(node.levels(), [Some(false), Some(true), Some(true)]);
+        assert_eq!(node.report().said(), "degraded (disk-pressure)");
         node.shutdown.cancel();
         node.task.await.unwrap().unwrap();
         assert_eq!([17, 27, 22].map(|gpio| node.history.level(gpio)), [Some(false); 3]);
         assert!(!node.directory.path().join("leds.json").exists());
     }
 
-    #[test]
-    fn steady_state_asks_for_no_wake_up_and_a_blinking_one_for_its_edges() {
-        let gpio = FakeGpio::new(None).unwrap();
-        let mut leds = Leds::new(Box::new(gpio), Board::virtual_pi().unwrap(), None);
-        for state in [State::Ready, State::Working, State::RuntimeDown] {
-            assert_eq!(leds.show(state, Duration::from_secs(7)), None, "{state}");
-        }
-        let edge = leds.show(State::Searching, Duration::from_millis(2300));
-        assert_eq!(edge, Some(Duration::from_millis(700)));
-    }
-
     #[tokio::test(start_paused = true)]
     async fn refusal_is_flashed_as_often_as_its_code_says() {
-        let node = start(Stage::Refused(Refusal::NameInUse));
-        let round: Duration = Pattern::Pulses(3).cycle().iter().map(|(_, time)| *time).sum();
+        let node = start(Stage::Refused(Refusal::Token));
+        let round = State::Refused(crate::Wrong::Token).pattern().period();
         tokio::time::sleep(round - Duration::from_millis(1)).await;
         node.settle().await;
         let flashes = node

@@ -6,8 +6,8 @@
 //! (it is told, as [`NodeHealth`]), never talks to the control plane, and depends on no other crate of minidc: the LEDs
 //! tell the truth also when the cluster does not work.
 //!
-//! From facts to light: [`NodeHealth`] → [`State::of`] → [`State::patterns`] → [`Leds::run`] → [`Gpio::set`]. The first
-//! three are pure. A state whose patterns are all steady costs no wake-up at all.
+//! From facts to light: [`NodeHealth`] → [`Reason::of`] → [`Reason::state`] → [`State::pattern`] → [`Leds::run`] →
+//! [`Gpio::set`]. All but the last two are pure.
 //!
 //! # Current limitations
 //! - The only [`Gpio`] is the fake one: real pins (rppal, or the character device) and the LED on the board are not
@@ -17,11 +17,14 @@
 mod board;
 mod error;
 mod fake;
+#[cfg(test)]
+mod generated;
 mod gpio;
 mod health;
 mod leds;
 mod legend;
 mod pattern;
+mod recording;
 mod state;
 
 pub use board::{Board, Led, LedName};
@@ -29,7 +32,8 @@ pub use error::Error;
 pub use fake::{Edge, FakeGpio, History};
 pub use gpio::Gpio;
 pub use health::{NodeHealth, Refusal, Stage};
-pub use leds::{LedReport, Leds, Report, Step};
-pub use legend::legend;
+pub use leds::{Leds, Light, Report};
+pub use legend::{legend, reasons};
 pub use pattern::Pattern;
-pub use state::{Patterns, State};
+pub use recording::Recording;
+pub use state::{Colour, Reason, State, Wrong};

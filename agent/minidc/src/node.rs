@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context;
 use futures::future::BoxFuture;
 use minidc_api::{metrics::NodeSample, streams::Target};
-use minidc_hardware::{Board, FakeGpio, Leds, NodeHealth, Refusal, Stage, State};
+use minidc_hardware::{Board, FakeGpio, Leds, NodeHealth, Reason, Refusal, Stage};
 use minidc_kubelet::{ControlPlane, Desired, Kubelet, Offline, Surroundings};
 use minidc_link::{
     BoxedIo,
@@ -368,7 +368,7 @@ impl Node for BoardNode {
     fn heartbeat(&self) -> (NodeSample, String) {
         (
             self.kubelet.sample().as_ref().clone(),
-            State::of(&self.health.borrow()).name().to_owned(),
+            Reason::of(&self.health.borrow()).to_string(),
         )
     }
 
@@ -496,6 +496,7 @@ impl Watched {
                 .temperature_millicelsius
                 .map(|thousandths| thousandths as f32 / 1000.0),
             locate,
+            ..NodeHealth::default()
         }
     }
 }
@@ -511,7 +512,7 @@ async fn keep_health(
         let now = watched.health(locate);
         file.write(
             &describe(&watched.link.borrow()),
-            State::of(&now).name(),
+            &Reason::of(&now).to_string(),
             now.pods_running,
         );
         health.send_if_modified(|present| {
@@ -541,7 +542,7 @@ fn stage(link: &LinkState) -> Stage {
         LinkState::Joining => Stage::Joining,
         LinkState::Connected { .. } => Stage::Connected,
         LinkState::Away { .. } => Stage::Away,
-        LinkState::ForeignStore { .. } => Stage::ForeignStore,
+        LinkState::ForeignStore { .. } => Stage::Refused(Refusal::ForeignStore),
         LinkState::Refused { code, .. } => Stage::Refused(match code {
             RefusalCode::Token
             | RefusalCode::TokenExpired

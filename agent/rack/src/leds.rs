@@ -1,7 +1,6 @@
 //! What the LEDs of a rack show, for a terminal.
 
 use std::{
-    fs,
     io::{self, Write},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
@@ -9,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use minidc_hardware::{LedReport, Report};
+use minidc_hardware::Recording;
 
 use crate::{Power, Rack, names};
 
@@ -24,21 +23,20 @@ pub struct NodeLeds {
     /// Whether it has power.
     pub power: Power,
     /// What its minidc shows; `None` when it does not run, and without power: all dark.
-    pub report: Option<Report>,
+    pub recording: Option<Recording>,
 }
 
 pub(crate) fn read(rack: &Rack) -> Vec<NodeLeds> {
     (1..=rack.nodes())
         .map(|index| {
             let power = rack.power(index);
-            let report = (power == Power::On)
-                .then(|| fs::read(rack.paths.inside(index, Path::new("/run/minidc/leds.json"))).ok())
-                .flatten()
-                .and_then(|text| serde_json::from_slice(&text).ok());
+            let recording = (power == Power::On)
+                .then(|| Recording::read(&rack.paths.inside(index, Path::new("/run/minidc"))))
+                .flatten();
             NodeLeds {
                 node: names::node(index),
                 power,
-                report,
+                recording,
             }
         })
         .collect()
@@ -50,66 +48,46 @@ fn now() -> u64 {
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Whether an LED is lit at this time (milliseconds since 1970).
-fn is_lit(led: &LedReport, since: u64, now: u64) -> bool {
-    let round: u64 = led.cycle.iter().map(|step| step.ms).sum();
-    let mut rest = if round == 0 {
-        0
-    } else {
-        now.saturating_sub(since) % round
-    };
-    for step in &led.cycle {
-        if round == 0 || rest < step.ms {
-            return step.on;
-        }
-        rest -= step.ms;
-    }
-    false
-}
-
 /// One line for a node, as it looks at this time (milliseconds since 1970): three dots, the state, what it means.
 ///
 /// Without colour, the dots are replaced by the patterns in words, so that a line says all there is to know.
 #[must_use]
 pub fn led_line(leds: &NodeLeds, now: u64, colour: bool) -> String {
-    let Some(report) = &leds.report else {
+    let Some(recording) = &leds.recording else {
         let (state, meaning) = match leds.power {
             Power::On => ("dark", "minidc does not run"),
             Power::Off => ("off", "no power"),
             Power::Crashed => ("crashed", "the virtual Pi is gone; `rack up` builds the rack anew"),
         };
         return if colour {
-            format!("{:<6} \x1b[90m● ● ●\x1b[0m  {state:<14} {meaning}", leds.node)
+            format!("{:<6} \x1b[90m● ● ●\x1b[0m  {state:<24} {meaning}", leds.node)
         } else {
             format!("{:<6} all dark: {state}: {meaning}", leds.node)
         };
     };
+    let report = &recording.report;
+    // the last word of an agent that moves nothing any more is not what is so
+    let (said, looks, meaning) = if recording.moves(now) {
+        (report.said(), report.looks.as_str(), report.meaning.as_str())
+    } else {
+        ("still".into(), "stands still", "minidc is dead or stopped")
+    };
     if !colour {
-        let words: Vec<String> = report
-            .leds
-            .iter()
-            .map(|led| format!("{} {}", led.colour, led.pattern))
-            .collect();
-        return format!(
-            "{:<6} {}: {}: {}",
-            leds.node,
-            words.join("; "),
-            report.state,
-            report.meaning
-        );
+        return format!("{:<6} {} {looks}: {said}: {meaning}", leds.node, report.colour);
     }
     let mut dots = String::new();
-    for led in &report.leds {
-        let lit = match led.colour.as_str() {
+    for light in &report.lights {
+        let lit = match light.colour.as_str() {
             "green" => 92,
             "yellow" => 93,
             "red" => 91,
+            "blue" => 94,
             _ => 97,
         };
-        let code = if is_lit(led, report.since, now) { lit } else { 90 };
-        dots.push_str(&format!("\x1b[{code}m●\x1b[0m "));
+        let is_lit = recording.levels.get(&light.name) == Some(&true);
+        dots.push_str(&format!("\x1b[{}m●\x1b[0m ", if is_lit { lit } else { 90 }));
     }
-    format!("{:<6} {dots} {:<14} {}", leds.node, report.state, report.meaning)
+    format!("{:<6} {dots} {said:<24} {meaning}", leds.node)
 }
 
 /// Shows the LEDs until `stop`: on a terminal as dots that blink in place, else as a line per change.
@@ -117,26 +95,27 @@ pub fn led_line(leds: &NodeLeds, now: u64, colour: bool) -> String {
 /// # Errors
 /// When the output is closed.
 pub fn follow_leds(rack: &Rack, output: &mut dyn Write, terminal: bool, stop: &AtomicBool) -> io::Result<()> {
-    let mut before: Vec<NodeLeds> = Vec::new();
+    let mut before: Vec<String> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let leds = rack.leds();
+        let now = now();
+        let lines: Vec<String> = leds.iter().map(|node| led_line(node, now, terminal)).collect();
         if terminal {
             if !before.is_empty() {
                 write!(output, "\x1b[{}A", before.len())?;
             }
-            let now = now();
-            for node in &leds {
-                writeln!(output, "{}\x1b[K", led_line(node, now, true))?;
+            for line in &lines {
+                writeln!(output, "{line}\x1b[K")?;
             }
         } else {
-            for (index, node) in leds.iter().enumerate() {
-                if before.get(index) != Some(node) {
-                    writeln!(output, "{}", led_line(node, now(), false))?;
+            for (index, line) in lines.iter().enumerate() {
+                if before.get(index) != Some(line) {
+                    writeln!(output, "{line}")?;
                 }
             }
         }
         output.flush()?;
-        before = leds;
+        before = lines;
         thread::sleep(FRAME);
     }
     Ok(())
@@ -144,31 +123,40 @@ pub fn follow_leds(rack: &Rack, output: &mut dyn Write, terminal: bool, stop: &A
 
 #[cfg(test)]
 mod tests {
-    use minidc_hardware::{Board, State};
+    use std::collections::BTreeMap;
+
+    use minidc_hardware::{Board, Reason, Report};
 
     use super::*;
 
-    fn shown(state: State, now: u64) -> String {
-        let report = Report::new(state, &Board::virtual_pi().unwrap(), 10_000);
+    fn shown(lit: bool, now: u64, colour: bool) -> String {
+        let recording = Recording {
+            report: Report::new(Reason::Away, &Board::virtual_pi().unwrap(), 10_000),
+            levels: BTreeMap::from([("22".into(), lit)]),
+            moved: 20_000,
+        };
         led_line(
             &NodeLeds {
                 node: "pi-1".into(),
                 power: Power::On,
-                report: Some(report),
+                recording: Some(recording),
             },
             now,
-            true,
+            colour,
         )
     }
 
     #[test]
-    fn dots_blink_as_the_leds_do() {
-        let on = "\x1b[93m●";
-        assert!(!shown(State::Ready, 10_000).contains(on));
-        assert!(shown(State::Working, 99_999).contains(on));
-        assert!(shown(State::Searching, 10_999).contains(on));
-        assert!(!shown(State::Searching, 11_001).contains(on));
-        assert!(shown(State::Searching, 12_001).contains(on));
+    fn dots_are_lit_as_the_pins_were() {
+        let red = "\x1b[91m●";
+        assert!(shown(true, 20_100, true).contains(red));
+        assert!(!shown(false, 20_100, true).contains(red));
+        assert!(shown(true, 20_100, false).contains("lost (away)"));
+    }
+
+    #[test]
+    fn an_agent_that_moves_nothing_is_not_believed() {
+        assert!(shown(true, 24_000, false).contains("stands still: still: minidc is dead or stopped"));
     }
 
     #[test]
@@ -176,7 +164,7 @@ mod tests {
         let dark = NodeLeds {
             node: "pi-3".into(),
             power: Power::Off,
-            report: None,
+            recording: None,
         };
         assert_eq!(led_line(&dark, 0, false), "pi-3   all dark: off: no power");
     }
