@@ -79,6 +79,32 @@ pub struct Rack {
 }
 
 impl Rack {
+    /// What is wrong with the values that all cards share, before any card is asked for.
+    pub fn check(&self) -> Result<(), Error> {
+        let seed = Seed {
+            cluster: self.cluster.clone(),
+            node: "check".into(),
+            membership: Membership::Node {
+                token: None,
+                ca_pin: None,
+            },
+            servers: self.servers.clone(),
+            wifi: self.wifi.clone(),
+            ssh_keys: self.ssh_keys.clone(),
+            time: Some(self.time),
+        };
+        // Lines of a file that nobody has seen say nothing.
+        Seed::parse(&seed.render(), seed::Stage::Joined)
+            .map(drop)
+            .map_err(|problems| {
+                let wrong: Vec<String> = problems
+                    .into_iter()
+                    .map(|problem| seed::Problem { line: None, ..problem }.to_string())
+                    .collect();
+                Error::Cards(wrong.join("\n"))
+            })
+    }
+
     /// The seed of a card, with its identity.
     pub fn seed(&self, card: &Card, identity: &mut dyn Identity) -> Result<Seed, Error> {
         let membership = identity.membership(card).map_err(|source| Error::Identity {
@@ -119,6 +145,14 @@ impl Rack {
     }
 }
 
+/// Which node a card is now, if it is one of ours and its seed is in order.
+pub fn present(target: &mut dyn Target) -> Option<Seed> {
+    let table = Table::read(target).ok()?;
+    table.check(target.bytes()).ok()?;
+    let contents = fat::read(target, table.get(SELECTOR)?, seed::FILE).ok()??;
+    Seed::parse_bytes(&contents, seed::Stage::Joined).ok()
+}
+
 /// The files that make a flashed card this seed's.
 pub fn files(seed: &Seed) -> Vec<fat::File> {
     vec![fat::File {
@@ -147,14 +181,6 @@ mod tests {
         assert_eq!(names("pi-4b", 2), ["pi-4b", "pi-4b-2"]);
         let roles: Vec<Role> = plan("pi-1", Role::Server, 3)
             .unwrap()
-/// Which node a card is now, if it is one of ours and its seed is in order.
-pub fn present(target: &mut dyn Target) -> Option<Seed> {
-    let table = Table::read(target).ok()?;
-    table.check(target.bytes()).ok()?;
-    let contents = fat::read(target, table.get(SELECTOR)?, seed::FILE).ok()??;
-    Seed::parse_bytes(&contents, seed::Stage::Joined).ok()
-}
-
             .iter()
             .map(|card| card.role)
             .collect();

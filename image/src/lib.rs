@@ -7,8 +7,8 @@
 //! - [`source`]: an image file, raw, xz or zstd, and the checksum beside it.
 //! - [`flash`]: image to card, read back and compared; the partition table is written last.
 //! - [`cards`]: the cards of one rack, and the interface by which each gets its right to join.
-//!
 //! - [`sample`]: an image of 10 MiB with all that flashing looks at, for tests.
+//!
 //! It owns the format of the seed and of the table. It never talks to a cluster, never makes a key or a token (the caller does, see
 //! [`cards::Identity`]), never asks the person a question, and never writes to a device that [`host`] refuses.
 //!
@@ -27,8 +27,8 @@ pub mod fat;
 pub mod flash;
 pub mod host;
 pub mod layout;
+pub mod sample;
 pub mod seed;
 pub mod source;
 
-pub mod sample;
 pub use error::Error;

@@ -14,6 +14,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 
 pub use problem::{Problem, listed, report};
+pub use template::template;
 pub(crate) use values::wrong_label;
 
 /// Name of the file.

@@ -411,10 +411,10 @@ impl Reader<'_> {
 
     fn wifi(&mut self, table: &Table<'_>) -> Option<Wifi> {
         let (section, _) = self.section(table, "wifi")?;
-        let ssid = self.required(
         if !section.is_empty() && section.iter().all(|(_, value)| blank(value)) {
             return None;
         }
+        let ssid = self.required(
             "wifi",
             section,
             "ssid",
@@ -456,12 +456,12 @@ impl Reader<'_> {
     }
 }
 
-/// Puts blanks in place of the line around `at`.
 /// Whether it is a text that nobody has filled in.
 fn blank(value: &Value<'_>) -> bool {
     value.get_ref().as_str().is_some_and(|text| text.trim().is_empty())
 }
 
+/// Puts blanks in place of the line around `at`.
 fn without_line(text: &str, at: usize) -> String {
     let bytes = text.as_bytes();
     let start = bytes[..at]
