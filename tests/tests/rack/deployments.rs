@@ -51,7 +51,7 @@ pub(crate) const ALL: &[crate::Promise] = &[
 
 pub(crate) fn apply_web(rack: &Rack) -> Result<()> {
     rack.kubectl(&["apply", "-f", &manifest("web.yaml")])?;
-    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"])?;
+    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
     eventually(Duration::from_secs(60), "three ready web pods", || {
         Ok(rack.ready_pods("app=web")?.len() == 3)
     })?;
@@ -64,7 +64,7 @@ pub(crate) fn delete_web(rack: &Rack) -> Result<()> {
         "-f",
         &manifest("web.yaml"),
         "--ignore-not-found",
-        "--timeout=30s",
+        "--timeout=60s",
     ])?;
     eventually(Duration::from_secs(60), "no web pods", || {
         Ok(rack
@@ -185,7 +185,7 @@ fn applying_again_changes_nothing(rack: &Rack) -> Result<()> {
 fn scale_up_and_down_follows(rack: &Rack) -> Result<()> {
     apply_web(rack)?;
     rack.kubectl(&["scale", "deployment/web", "--replicas=6"])?;
-    eventually(Duration::from_secs(30), "six ready pods", || {
+    eventually(Duration::from_secs(60), "six ready pods", || {
         Ok(rack.ready_pods("app=web")?.len() == 6)
     })?;
     let per_node = rack
@@ -197,7 +197,7 @@ fn scale_up_and_down_follows(rack: &Rack) -> Result<()> {
         });
     ensure!(per_node.values().all(|count| *count == 2), "not spread: {per_node:?}");
     rack.kubectl(&["scale", "deployment/web", "--replicas=3"])?;
-    eventually(Duration::from_secs(30), "three pods", || {
+    eventually(Duration::from_secs(60), "three pods", || {
         Ok(rack
             .kubectl(&["get", "pods", "-l", "app=web", "-o", "name"])?
             .lines()
@@ -234,7 +234,7 @@ fn rolling_update_replaces_every_pod_and_can_be_undone(rack: &Rack) -> Result<()
 fn a_rollout_that_is_stuck_keeps_serving_and_can_be_undone(rack: &Rack) -> Result<()> {
     apply_web(rack)?;
     rack.kubectl(&["set", "image", "deployment/web", "web=minidc.local/nowhere:1"])?;
-    eventually(Duration::from_secs(30), "a pod that waits for its image", || {
+    eventually(Duration::from_secs(60), "a pod that waits for its image", || {
         let table = rack.kubectl(&["get", "pods", "-l", "app=web"])?;
         Ok(table.contains("ErrImagePull") || table.contains("ImagePullBackOff"))
     })?;
@@ -242,7 +242,7 @@ fn a_rollout_that_is_stuck_keeps_serving_and_can_be_undone(rack: &Rack) -> Resul
     let ready = rack.ready_pods("app=web")?.len();
     ensure!(ready >= 3, "only {ready} pods serve");
     rack.kubectl(&["rollout", "undo", "deployment/web"])?;
-    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=30s"])?;
+    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
     Ok(())
 }
 
@@ -255,10 +255,10 @@ fn drained_node_is_empty_and_stays_so_until_uncordoned(rack: &Rack) -> Result<()
             "--ignore-daemonsets",
             "--delete-emptydir-data",
             "--force",
-            "--timeout=40s",
+            "--timeout=60s",
         ])?;
         ensure!(rack.kubectl(&["get", "nodes"])?.contains("Ready,SchedulingDisabled"));
-        eventually(Duration::from_secs(30), "three ready pods on the other nodes", || {
+        eventually(Duration::from_secs(60), "three ready pods on the other nodes", || {
             let ready = rack.ready_pods("app=web")?;
             Ok(ready.len() == 3 && ready.iter().all(|pod| pod.node != "pi-3"))
         })?;

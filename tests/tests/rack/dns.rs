@@ -63,7 +63,7 @@ pub(crate) const ALL: &[crate::Promise] = &[
     ),
 ];
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Address of the cluster's DNS: the tenth of the range whose first is the API's.
 fn server(rack: &Rack) -> Result<String> {

@@ -57,8 +57,8 @@ fn a_node_that_was_away_catches_up_with_imports(rack: &Rack) -> Result<()> {
             .in_node("pi-3", &["ctr", "-n", "k8s.io", "images", "ls", "-q"])?
             .contains("example.local/later:1"))
     })?;
-    eventually(Duration::from_secs(30), "pi-3 Ready", || rack.node_is("pi-3", "True"))?;
-    eventually(Duration::from_secs(30), "pi-3 in image list", || {
+    eventually(Duration::from_secs(60), "pi-3 Ready", || rack.node_is("pi-3", "True"))?;
+    eventually(Duration::from_secs(60), "pi-3 in image list", || {
         let table = rack.minidc(&["image", "list"])?;
         Ok(table
             .lines()

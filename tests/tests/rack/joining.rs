@@ -35,7 +35,7 @@ fn extra_agent(rack: &Rack, node: &str, name: &str, arguments: &str, until: &str
     let script = format!(
         "mkdir -p /run/{name}; cat >/run/{name}/config.toml <<EOF\nname = \"{name}\"\ndata = \"/run/{name}/data\"\nrun = \"/run/{name}/run\"\n[agent]\ncontainerd = \"/run/{name}/none.sock\"\nEOF\n\
          minidc agent --config /run/{name}/config.toml {arguments} >/run/{name}/log 2>&1 & p=$!\n\
-         for i in $(seq 100); do grep -q -- '{until}' /run/{name}/log && break; kill -0 $p || break; sleep 0.1; done\n\
+         for i in $(seq 300); do grep -q -- '{until}' /run/{name}/log && break; kill -0 $p || break; sleep 0.1; done\n\
          sleep 0.5; cat /run/{name}/run/status.json; kill $p; wait $p; cat /run/{name}/log; rm -r /run/{name}"
     );
     rack.in_node(node, &["sh", "-c", &script])
@@ -145,7 +145,7 @@ fn two_clusters_share_a_network_and_a_foreign_one_gets_nothing(rack: &Rack) -> R
     let script = format!(
         "mkdir -p /run/rogue; cat >/run/rogue/config.toml <<EOF\nname = \"rogue\"\ndata = \"/run/rogue/data\"\nrun = \"/run/rogue/run\"\nEOF\n\
          minidc server --no-node --config /run/rogue/config.toml --listen 0.0.0.0:7443 --cluster {cluster} >/run/rogue/log 2>&1 & echo $! >/run/rogue/pid\n\
-         for i in $(seq 100); do [ -e /run/rogue/data/server/admin.kubeconfig ] && break; sleep 0.1; done; sleep 2"
+         for i in $(seq 300); do [ -e /run/rogue/data/server/admin.kubeconfig ] && break; sleep 0.1; done; sleep 2"
     );
     rack.in_node("pi-3", &["sh", "-c", &script])?;
     // a node of the first cluster that must look for its control plane again goes to its own
@@ -195,7 +195,7 @@ fn a_removed_node_is_refused_until_it_gets_a_new_token(rack: &Rack) -> Result<()
     let change = format!("sed -i 's/^token = .*/token = \"{fresh}\"/' /etc/minidc/config.toml");
     rack.in_node("pi-3", &["sh", "-c", &change])?;
     rack.kill_minidc("pi-3")?;
-    eventually(Duration::from_secs(30), "pi-3 Ready again", || {
+    eventually(Duration::from_secs(60), "pi-3 Ready again", || {
         rack.node_is("pi-3", "True")
     })
     .map(drop)

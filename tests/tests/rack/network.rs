@@ -21,7 +21,7 @@ pub(crate) const ALL: &[crate::Promise] = &[
     ),
 ];
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn net_check_passes_between_every_pair_of_nodes(rack: &Rack) -> Result<()> {
     let table = rack.minidc(&["net", "check"])?;

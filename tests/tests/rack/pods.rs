@@ -70,7 +70,7 @@ fn pod(name: &str, script: &str, spec: &str) -> String {
 }
 
 fn delete(rack: &Rack, name: &str) -> Result<()> {
-    rack.kubectl(&["delete", "pod", name, "--timeout=30s"]).map(drop)
+    rack.kubectl(&["delete", "pod", name, "--timeout=60s"]).map(drop)
 }
 
 fn container_state(rack: &Rack, name: &str) -> Result<Value> {
@@ -83,7 +83,7 @@ fn container_state(rack: &Rack, name: &str) -> Result<Value> {
 
 fn a_pod_gets_its_environment_and_volumes(rack: &Rack) -> Result<()> {
     rack.kubectl(&["apply", "-f", &manifest("everything.yaml")])?;
-    rack.wait_for_phase("everything", "Succeeded", Duration::from_secs(30))?;
+    rack.wait_for_phase("everything", "Succeeded", Duration::from_secs(60))?;
     let log = rack.kubectl(&["logs", "everything"])?;
     let pod = rack.get(&["pod", "everything"])?;
     let text = |pointer: &str| {
@@ -118,7 +118,7 @@ fn a_pod_gets_its_environment_and_volumes(rack: &Rack) -> Result<()> {
         text("/status/containerStatuses/0/state/terminated/message") == "the last words",
         "{pod:#}"
     );
-    rack.kubectl(&["delete", "-f", &manifest("everything.yaml"), "--timeout=30s"])?;
+    rack.kubectl(&["delete", "-f", &manifest("everything.yaml"), "--timeout=60s"])?;
     Ok(())
 }
 
@@ -127,10 +127,10 @@ fn a_changed_config_map_reaches_the_mounted_file(rack: &Rack) -> Result<()> {
     let spec = "  volumes:\n  - name: live\n    configMap:\n      name: live\n";
     let text = pod("live", "sleep 600", spec) + "    volumeMounts:\n    - name: live\n      mountPath: /live\n";
     rack.kubectl_with(&["apply", "-f", "-"], &text)?;
-    rack.wait_for_phase("live", "Running", Duration::from_secs(20))?;
+    rack.wait_for_phase("live", "Running", Duration::from_secs(60))?;
     ensure!(rack.kubectl(&["exec", "live", "--", "cat", "/live/word"])? == "before");
     rack.kubectl(&["patch", "configmap", "live", "-p", r#"{"data":{"word":"after"}}"#])?;
-    eventually(Duration::from_secs(30), "the new word in the pod", || {
+    eventually(Duration::from_secs(60), "the new word in the pod", || {
         Ok(rack.kubectl(&["exec", "live", "--", "cat", "/live/word"])? == "after")
     })?;
     delete(rack, "live")?;
@@ -139,7 +139,7 @@ fn a_changed_config_map_reaches_the_mounted_file(rack: &Rack) -> Result<()> {
 
 fn a_pod_that_ends_well_is_succeeded(rack: &Rack) -> Result<()> {
     rack.kubectl_with(&["apply", "-f", "-"], &pod("done", "echo finished", ""))?;
-    rack.wait_for_phase("done", "Succeeded", Duration::from_secs(20))?;
+    rack.wait_for_phase("done", "Succeeded", Duration::from_secs(60))?;
     let state = container_state(rack, "done")?;
     ensure!(
         state.pointer("/state/terminated/reason") == Some(&"Completed".into()),
@@ -172,7 +172,7 @@ fn a_container_over_its_memory_limit_is_oom_killed(rack: &Rack) -> Result<()> {
     // tail keeps the whole endless line in memory
     let text = pod("greedy", "tail /dev/zero", "") + "    resources:\n      limits:\n        memory: 24Mi\n";
     rack.kubectl_with(&["apply", "-f", "-"], &text)?;
-    rack.wait_for_phase("greedy", "Failed", Duration::from_secs(30))?;
+    rack.wait_for_phase("greedy", "Failed", Duration::from_secs(60))?;
     let state = container_state(rack, "greedy")?;
     ensure!(
         state.pointer("/state/terminated/exitCode") == Some(&137.into()),
@@ -191,7 +191,7 @@ fn on_failure_restarts_until_it_ends_well_and_previous_logs_stay(rack: &Rack) ->
         .replace("restartPolicy: Never", "restartPolicy: OnFailure")
         + "    volumeMounts:\n    - name: w\n      mountPath: /w\n";
     rack.kubectl_with(&["apply", "-f", "-"], &text)?;
-    rack.wait_for_phase("again", "Succeeded", Duration::from_secs(30))?;
+    rack.wait_for_phase("again", "Succeeded", Duration::from_secs(60))?;
     let state = container_state(rack, "again")?;
     ensure!(state["restartCount"] == 1, "{state:#}");
     ensure!(
@@ -208,7 +208,7 @@ fn limits_reach_the_cgroup(rack: &Rack) -> Result<()> {
                   else cat memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us; fi";
     let text = pod("limited", script, "") + "    resources:\n      limits:\n        memory: 40Mi\n        cpu: 200m\n";
     rack.kubectl_with(&["apply", "-f", "-"], &text)?;
-    rack.wait_for_phase("limited", "Succeeded", Duration::from_secs(30))?;
+    rack.wait_for_phase("limited", "Succeeded", Duration::from_secs(60))?;
     let log = rack.kubectl(&["logs", "limited"])?;
     let words: Vec<&str> = log.split_whitespace().collect();
     ensure!(words.first() == Some(&"41943040"), "{log}");
@@ -218,7 +218,7 @@ fn limits_reach_the_cgroup(rack: &Rack) -> Result<()> {
 
 fn exec_with_a_terminal_is_a_terminal(rack: &Rack) -> Result<()> {
     rack.kubectl_with(&["apply", "-f", "-"], &pod("terminal", "sleep 600", ""))?;
-    rack.wait_for_phase("terminal", "Running", Duration::from_secs(20))?;
+    rack.wait_for_phase("terminal", "Running", Duration::from_secs(60))?;
     let program = rack.kubectl_command(&[]).get_program().to_string_lossy().into_owned();
     // script gives kubectl a terminal of its own
     let inside = format!("{program} exec -it terminal -- sh -c 'test -t 0 && test -t 1 && tty; exit 4'");
@@ -276,7 +276,7 @@ fn an_image_nobody_has_is_said_so(rack: &Rack) -> Result<()> {
 }
 
 fn a_pod_that_fits_nowhere_says_why(rack: &Rack) -> Result<()> {
-    let text = pod("huge", "true", "") + "    resources:\n      requests:\n        memory: 900Gi\n";
+    let text = pod("huge", "true", "") + "    resources:\n      requests:\n        memory: 900Ti\n";
     rack.kubectl_with(&["apply", "-f", "-"], &text)?;
     eventually(Duration::from_secs(60), "FailedScheduling in describe", || {
         let text = rack.kubectl(&["describe", "pod", "huge"])?;
@@ -288,7 +288,7 @@ fn a_pod_that_fits_nowhere_says_why(rack: &Rack) -> Result<()> {
 
 fn termination_grace_is_given(rack: &Rack) -> Result<()> {
     let script = "trap 'echo told; sleep 2; echo done; exit 0' TERM; echo ready; while :; do sleep 0.1; done";
-    let text = pod("graceful", script, "").replace("GracePeriodSeconds: 1", "GracePeriodSeconds: 20");
+    let text = pod("graceful", script, "").replace("GracePeriodSeconds: 1", "GracePeriodSeconds: 60");
     rack.kubectl_with(&["apply", "-f", "-"], &text)?;
     eventually(Duration::from_secs(60), "ready in the log", || {
         Ok(rack.kubectl(&["logs", "graceful"])?.contains("ready"))
@@ -298,9 +298,9 @@ fn termination_grace_is_given(rack: &Rack) -> Result<()> {
         .stdout(std::process::Stdio::piped())
         .spawn()?;
     let begin = std::time::Instant::now();
-    delete(rack, "graceful")?;
+    rack.kubectl(&["delete", "pod", "graceful", "--timeout=90s"])?;
     let took = begin.elapsed();
-    ensure!((2..15).contains(&took.as_secs()), "the pod took {took:?} to go");
+    ensure!((2..45).contains(&took.as_secs()), "the pod took {took:?} to go");
     let log = String::from_utf8(follow.wait_with_output()?.stdout)?;
     ensure!(log.contains("told") && log.contains("done"), "{log}");
     Ok(())
@@ -321,7 +321,7 @@ fn init_containers_run_first_and_in_order(rack: &Rack) -> Result<()> {
     let text = pod("ordered", "cat /scratch/order", &spec)
         + "    volumeMounts:\n    - name: scratch\n      mountPath: /scratch\n";
     rack.kubectl_with(&["apply", "-f", "-"], &text)?;
-    rack.wait_for_phase("ordered", "Succeeded", Duration::from_secs(30))?;
+    rack.wait_for_phase("ordered", "Succeeded", Duration::from_secs(60))?;
     ensure!(rack.kubectl(&["logs", "ordered"])? == "first\nsecond\n");
     delete(rack, "ordered")
 }
@@ -418,7 +418,7 @@ fn watching_pods_shows_each_change(rack: &Rack) -> Result<()> {
         .spawn()?;
     let id = nix::unistd::Pid::from_raw(i32::try_from(watch.id())?);
     rack.kubectl_with(&["apply", "-f", "-"], &pod("watched", "sleep 600", ""))?;
-    rack.wait_for_phase("watched", "Running", Duration::from_secs(20))?;
+    rack.wait_for_phase("watched", "Running", Duration::from_secs(60))?;
     delete(rack, "watched")?;
     nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM)?;
     let seen = String::from_utf8(watch.wait_with_output()?.stdout)?;
@@ -439,7 +439,7 @@ fn deleting_a_namespace_deletes_what_is_in_it(rack: &Rack) -> Result<()> {
     rack.kubectl(&["create", "namespace", "passing"])?;
     rack.kubectl(&["-n", "passing", "create", "configmap", "inside", "--from-literal=k=v"])?;
     rack.kubectl_with(&["-n", "passing", "apply", "-f", "-"], &pod("inside", "sleep 600", ""))?;
-    rack.kubectl(&["delete", "namespace", "passing", "--timeout=40s"])?;
+    rack.kubectl(&["delete", "namespace", "passing", "--timeout=60s"])?;
     let message = rack.kubectl_fails(&["get", "namespace", "passing"])?;
     ensure!(message.contains("NotFound"), "{message}");
     ensure!(

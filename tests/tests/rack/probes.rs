@@ -66,7 +66,7 @@ fn is_ready(rack: &Rack, name: &str) -> Result<bool> {
 }
 
 fn a_liveness_probe_that_fails_restarts_the_container(rack: &Rack) -> Result<()> {
-    let probe = json!({"livenessProbe": {"httpGet": {"path": "/about", "port": 8080}, "periodSeconds": 1, "failureThreshold": 2}});
+    let probe = json!({"livenessProbe": {"httpGet": {"path": "/about", "port": 8080}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 2}});
     with_pod(rack, &pod("lively", &probe, &json!({})), |name| {
         rack.kubectl(&["wait", "--for=condition=Ready", "pod/lively", "--timeout=60s"])?;
         ensure!(restarts(rack, name)? == 0, "restarted without a reason");
@@ -87,9 +87,9 @@ fn a_liveness_probe_that_fails_restarts_the_container(rack: &Rack) -> Result<()>
 
 fn a_startup_probe_holds_the_others_back(rack: &Rack) -> Result<()> {
     let probes = json!({
-        "startupProbe": {"exec": {"command": ["test", "-e", "/started"]}, "periodSeconds": 1, "failureThreshold": 300},
-        "livenessProbe": {"exec": {"command": ["test", "-e", "/started"]}, "periodSeconds": 1, "failureThreshold": 1},
-        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}});
+        "startupProbe": {"exec": {"command": ["test", "-e", "/started"]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 300},
+        "livenessProbe": {"exec": {"command": ["test", "-e", "/started"]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 1},
+        "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 10}});
     with_pod(rack, &pod("slow-start", &probes, &json!({})), |name| {
         rack.wait_for_phase(name, "Running", PATIENCE)?;
         eventually(PATIENCE, "the startup probe has been tried", || {
@@ -111,7 +111,7 @@ fn a_startup_probe_holds_the_others_back(rack: &Rack) -> Result<()> {
 }
 
 fn exec_and_tcp_probes_decide_readiness(rack: &Rack) -> Result<()> {
-    let by_file = json!({"readinessProbe": {"exec": {"command": ["test", "-e", "/well"]}, "periodSeconds": 1, "failureThreshold": 1}});
+    let by_file = json!({"readinessProbe": {"exec": {"command": ["test", "-e", "/well"]}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 1}});
     with_pod(rack, &pod("by-file", &by_file, &json!({})), |name| {
         rack.wait_for_phase(name, "Running", PATIENCE)?;
         ensure!(!is_ready(rack, name)?, "ready without the file");
@@ -121,7 +121,7 @@ fn exec_and_tcp_probes_decide_readiness(rack: &Rack) -> Result<()> {
         eventually(PATIENCE, "not Ready without it", || Ok(!is_ready(rack, name)?))?;
         Ok(())
     })?;
-    let by_port = json!({"readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 1},
+    let by_port = json!({"readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 10, "failureThreshold": 1},
         "command": ["sh", "-c", "while [ ! -e /go ]; do sleep 1; done; exec httpd -f -p 8080 -h /www"]});
     with_pod(rack, &pod("by-port", &by_port, &json!({})), |name| {
         rack.wait_for_phase(name, "Running", PATIENCE)?;

@@ -94,7 +94,7 @@ pub(crate) const LAST: &[crate::Promise] = &[(
 )];
 
 const NODES: [&str; 3] = ["pi-1", "pi-2", "pi-3"];
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The manifest is applied and three pods are ready and in the slices.
 pub(crate) fn apply(rack: &Rack) -> Result<()> {
@@ -422,7 +422,7 @@ fn a_pod_that_is_not_ready_gets_no_connections(rack: &Rack) -> Result<()> {
 
 /// `GET /` over a connection of its own; the body without white space around it.
 fn get(address: SocketAddr) -> Result<String> {
-    let limit = Duration::from_secs(5);
+    let limit = Duration::from_secs(10);
     let mut stream = TcpStream::connect_timeout(&address, limit).with_context(|| format!("connect to {address}"))?;
     stream.set_read_timeout(Some(limit))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;

