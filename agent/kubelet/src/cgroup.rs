@@ -121,6 +121,16 @@ impl Cgroups {
             }
         }
     }
+
+    /// Removes the groups of all pods and classes. One that still holds a process stays.
+    pub(crate) fn remove_all(&self) {
+        if self.unified {
+            return remove_tree(&self.file("", CGROUP_ROOT, ""));
+        }
+        for controller in fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            remove_tree(&controller.path().join(CGROUP_ROOT));
+        }
+    }
 }
 
 /// Groups are removed by `rmdir`, the innermost first; one that still holds a process stays.

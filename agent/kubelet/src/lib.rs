@@ -19,6 +19,7 @@
 pub mod archive;
 mod back_off;
 mod cgroup;
+pub mod clear;
 pub mod config;
 mod container;
 mod context;

@@ -8,6 +8,8 @@ use crate::{Error, Range};
 
 /// The bridge that a node's pods are plugged into.
 pub(crate) const BRIDGE: &str = "cni0";
+/// Where host-local notes which addresses are taken.
+pub(crate) const LEASES: &str = "/run/minidc/cni";
 
 /// The configuration list for a node with this pod range and this largest packet: bridge, host-local addresses, port
 /// mappings.
@@ -28,7 +30,7 @@ pub(crate) fn text(own: Range, mtu: u32) -> String {
                 "mtu": mtu,
                 "ipam": {
                     "type": "host-local",
-                    "dataDir": "/run/minidc/cni",
+                    "dataDir": LEASES,
                     "ranges": [[{"subnet": own.to_string()}]],
                     "routes": [{"dst": "0.0.0.0/0"}]
                 }

@@ -22,6 +22,7 @@
 //! - nft 1.0.6 (Debian 12) lists our table, but cannot load the listing again while a Service has session affinity.
 
 pub mod check;
+mod clear;
 mod conflist;
 pub mod dns;
 mod error;
@@ -37,6 +38,7 @@ pub mod services;
 mod state;
 pub mod vxlan;
 
+pub use clear::clear;
 pub use error::Error;
 pub use netlink::ROUTE_PROTOCOL;
 pub use network::{Config, Network};

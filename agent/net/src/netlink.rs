@@ -148,11 +148,7 @@ impl Netlink {
                 self.handle.link().set(change).execute().await.map_err(failed(attempt))
             }
             Action::MakeTunnel(end, mtu) => self.make_tunnel(end, *mtu).await,
-            Action::RemoveTunnel => {
-                let attempt = format!("remove {}", vxlan::DEVICE);
-                let index = self.index(vxlan::DEVICE).await?;
-                self.handle.link().del(index).execute().await.map_err(failed(attempt))
-            }
+            Action::RemoveTunnel => self.remove_link(vxlan::DEVICE).await,
             Action::SetRemote(remote) => self.set_remote(remote).await,
             Action::RemoveNeighbour(address) => {
                 let mut message = NeighbourMessage::default();
@@ -195,6 +191,13 @@ impl Netlink {
                     .map_err(failed(attempt))
             }
         }
+    }
+
+    /// Removes an interface, with the routes and addresses on it.
+    pub(crate) async fn remove_link(&self, interface: &str) -> Result<(), Error> {
+        let attempt = format!("remove {interface}");
+        let index = self.index(interface).await?;
+        self.handle.link().del(index).execute().await.map_err(failed(attempt))
     }
 
     async fn index(&self, interface: &str) -> Result<u32, Error> {

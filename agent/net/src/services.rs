@@ -31,6 +31,11 @@ use plan::{Ledger, Position};
 use rules::{Frame, TABLE};
 use view::Surroundings;
 
+/// Removes the table of Services; fine if there is none.
+pub(crate) fn remove() -> Result<(), Error> {
+    Kernel::open()?.remove()
+}
+
 /// First wait after a refused change, or before a table that somebody changed is written anew; doubled each time, up to
 /// these.
 const RETRY: Duration = Duration::from_millis(50);

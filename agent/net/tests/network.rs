@@ -43,7 +43,7 @@ const RACK_TESTS: [(&str, RackTest); 4] = [
     ),
 ];
 
-const TESTS: [(&str, Test); 6] = [
+const TESTS: [(&str, Test); 7] = [
     (
         "node_gets_routes_and_a_cni_configuration",
         node_gets_routes_and_a_cni_configuration,
@@ -67,6 +67,10 @@ const TESTS: [(&str, Test); 6] = [
     (
         "refused_change_is_reported_and_tried_again",
         refused_change_is_reported_and_tried_again,
+    ),
+    (
+        "clearing_leaves_nothing_of_ours_and_all_of_others",
+        clearing_leaves_nothing_of_ours_and_all_of_others,
     ),
 ];
 
@@ -335,4 +339,29 @@ fn refused_change_is_reported_and_tried_again(node: &mut Node) -> Result<()> {
     wait_for("the next try", || {
         Ok(node.state.borrow().ready && node.reasons().is_empty())
     })
+}
+
+fn clearing_leaves_nothing_of_ours_and_all_of_others(node: &mut Node) -> Result<()> {
+    ip("route add 100.64.77.0/24 via 10.9.0.7")?;
+    for table in ["other", "minidc"] {
+        run("nft", &["add", "table", "ip", table])?;
+    }
+    node.tell(true, OWN, &PEERS)?;
+    wait_for("the node to be ready", || Ok(node.state.borrow().ready))?;
+    ensure!(ip("address show dev lo")?.contains("100.65.0.10/32"));
+    fs::create_dir_all("/run/minidc/cni/minidc")?;
+    node.shutdown.cancel();
+    node.runtime.block_on(&mut node.task)??;
+    // twice: there may be nothing left to remove
+    for _ in 0..2 {
+        node.runtime.block_on(minidc_net::clear(&node.conflist))?;
+        ensure!(routes()?.is_empty() && !node.conflist.exists() && !fs::exists("/run/minidc/cni")?);
+        let links = ip("link show")?;
+        ensure!(!links.contains("cni0") && !links.contains("minidc.vx"), "{links}");
+        ensure!(!ip("address show dev lo")?.contains("100.65.0.10"));
+        ensure!(ip("route show 100.64.77.0/24")?.contains("10.9.0.7"));
+        let tables = run("nft", &["list", "tables"])?;
+        ensure!(tables.trim() == "table ip other", "{tables}");
+    }
+    Ok(())
 }

@@ -122,6 +122,16 @@ impl Kernel {
         }
     }
 
+    /// Removes our table with all that is in it; fine if there is none.
+    pub(crate) fn remove(&mut self) -> Result<(), Error> {
+        if self.table()?.is_none() {
+            return Ok(());
+        }
+        let mut batch = Batch::new(TABLE);
+        batch.remove_table();
+        self.socket.apply(batch).map_err(refused)
+    }
+
     /// Applies all of it or nothing.
     pub(crate) fn apply(&mut self, work: &Work) -> Result<(), Error> {
         let mut batch = Batch::new(TABLE);
