@@ -88,6 +88,7 @@ impl Rack {
                 token: None,
                 ca_pin: None,
             },
+            moved_authority: None,
             servers: self.servers.clone(),
             wifi: self.wifi.clone(),
             ssh_keys: self.ssh_keys.clone(),
@@ -123,6 +124,7 @@ impl Rack {
             cluster: self.cluster.clone(),
             node: card.node.clone(),
             membership,
+            moved_authority: None,
             servers: if card.role == Role::Node {
                 self.servers.clone()
             } else {

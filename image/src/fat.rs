@@ -102,6 +102,35 @@ pub fn write(target: &mut dyn Target, partition: &Partition, files: &[File]) -> 
     Ok(())
 }
 
+/// Puts other contents into the clusters that a file has already, filled up with line ends to its old length, so that nothing of the old
+/// contents is left on the card and neither tables nor directory change: a power cut leaves each sector old or new, and the file system
+/// sound. What is longer than before is added as in [`write`]. Returns what the file holds now.
+pub fn overwrite(
+    target: &mut dyn Target,
+    partition: &Partition,
+    name: &str,
+    contents: &[u8],
+) -> Result<Vec<u8>, Error> {
+    let mut all = contents.to_vec();
+    let filler = &mut all;
+    change(target, partition, |root| {
+        let mut file = root.open_file(name)?;
+        let length = file.seek(SeekFrom::End(0))?;
+        if length > MOST {
+            return Err(io::Error::other(format!("it is larger than {MOST} bytes")));
+        }
+        filler.resize(filler.len().max(usize::try_from(length).unwrap_or(0)), b'\n');
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(filler)?;
+        file.flush()
+    })
+    .map_err(failed("write", name))?;
+    if read(target, partition, name)?.as_ref() != Some(&all) {
+        return Err(Error::FileMismatch { name: name.to_owned() });
+    }
+    Ok(all)
+}
+
 /// Removes a file from the root directory; that there is none is no error.
 pub fn remove(target: &mut dyn Target, partition: &Partition, name: &str) -> Result<(), Error> {
     change(target, partition, |root| match root.remove(name) {
@@ -231,8 +260,11 @@ impl Write for Window<'_> {
             return Ok(0);
         }
         let (block, inside, length) = self.block(buffer.len())?;
-        block.bytes[inside..inside + length].copy_from_slice(&buffer[..length]);
-        block.changed = true;
+        let place = &mut block.bytes[inside..inside + length];
+        if place != &buffer[..length] {
+            place.copy_from_slice(&buffer[..length]);
+            block.changed = true;
+        }
         self.position += length as u64;
         Ok(length)
     }
@@ -301,6 +333,23 @@ mod tests {
         remove(&mut card, &partition, "minidc.toml").unwrap();
         remove(&mut card, &partition, "minidc.toml").unwrap();
         assert_eq!(read(&mut card, &partition, "minidc.toml").unwrap(), None);
+    }
+
+    #[test]
+    fn overwritten_contents_leave_no_trace_and_the_tables_as_they_were() {
+        let (mut card, partition) = card();
+        let secret = b"not-to-be-found-again".repeat(100);
+        write(&mut card, &partition, &[file("minidc.toml", &secret)]).unwrap();
+        let before = card.0.clone();
+        let now = overwrite(&mut card, &partition, "minidc.toml", b"plain\n").unwrap();
+        assert_eq!(now.len(), secret.len());
+        assert!(now.starts_with(b"plain\n\n\n"));
+        assert_eq!(read(&mut card, &partition, "minidc.toml").unwrap().unwrap(), now);
+        assert!(!card.0.windows(21).any(|bytes| bytes == b"not-to-be-found-again"));
+        let changed: Vec<usize> = (0..before.len()).filter(|at| before[*at] != card.0[*at]).collect();
+        assert!(changed[changed.len() - 1] - changed[0] < 8 << 10, "only the file's own clusters");
+        let longer = [b'x'; 9000];
+        assert_eq!(overwrite(&mut card, &partition, "minidc.toml", &longer).unwrap(), longer);
     }
 
     #[test]

@@ -17,10 +17,14 @@
 //! Pi 3 and Zero 2 W reads no GPT. The ROM does not know type 0xef (raspberrypi/firmware#1711), and the bootloader follows an extended
 //! partition of type 0x05, not 0x0f (raspberrypi/documentation#1659); FAT partitions that it boots are therefore primary and come first.
 
+mod grow;
+
 use std::fmt;
 use std::io;
 
 use crate::device::{self, Target};
+
+pub use grow::{Growth, grow};
 
 /// Bytes of a sector, the unit of an MBR.
 pub const SECTOR: u64 = 512;

@@ -6,6 +6,8 @@
 //! - [`host`]: what a device is, and every reason not to overwrite it.
 //! - [`source`]: an image file, raw, xz or zstd, and the checksum beside it.
 //! - [`flash`]: image to card, read back and compared; the partition table is written last.
+//! - [`boot`]: what a board makes of its card at each start.
+//! - [`assemble`]: an image from its parts, as the build makes it.
 //! - [`cards`]: the cards of one rack, and the interface by which each gets its right to join.
 //! - [`sample`]: an image of 10 MiB with all that flashing looks at, for tests.
 //!
@@ -18,8 +20,11 @@
 //! - Zstandard windows above 128 MiB (`--long=28` and more) are refused.
 //! - Tables are MBR only, since the Pi's firmware cannot select the second slot by number on every board with GPT.
 //!   That limits a card to 2 TiB.
+//! - Wi-Fi is WPA2 (or open): networks with WPA3 only are not joined.
 //! - A ZFS or bcache member that is not in use shows no holder; the exclusive open of the device is what refuses a used one.
 
+pub mod assemble;
+pub mod boot;
 pub mod cards;
 pub mod device;
 mod error;

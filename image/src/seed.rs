@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
-pub use problem::{Problem, listed, report};
+pub use problem::{Aftermath, Problem, listed, report};
 pub use template::template;
 pub(crate) use values::wrong_label;
 
@@ -146,6 +146,9 @@ pub struct Seed {
     pub node: String,
     /// Role and right.
     pub membership: Membership,
+    /// For a server whose authority was moved off this file: SHA-256 of the CA's key, 64 hex digits. A board that does not have that CA must
+    /// not make another one.
+    pub moved_authority: Option<String>,
     /// Addresses of the server, each `host` or `host:port`; empty means that it is looked for on the network.
     pub servers: Vec<String>,
     /// Wi-Fi, if not by cable.

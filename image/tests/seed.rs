@@ -38,6 +38,7 @@ fn node() -> Seed {
             token: Some(Secret::new(token())),
             ca_pin: Some("ab".repeat(32)),
         },
+        moved_authority: None,
         servers: vec!["192.168.1.10".into(), "pi-1.local:6443".into()],
         wifi: Some(Wifi {
             ssid: "Café \"7\"".into(),
@@ -281,7 +282,10 @@ fn debug_output_shows_no_secret() {
 
 #[test]
 fn the_problem_file_says_what_to_do() {
-    let one = seed::report(&problems("cluster = \"a\"\nname = \"b\"\nrole = \"c\"\n"));
+    let one = seed::report(
+        &problems("cluster = \"a\"\nname = \"b\"\nrole = \"c\"\n"),
+        seed::Aftermath::Waits,
+    );
     assert!(
         one.starts_with("This board did not start, because there is one mistake in the file minidc.toml"),
         "{one}"
@@ -290,7 +294,7 @@ fn the_problem_file_says_what_to_do() {
         one.contains("  - line 3: role: \"c\" is not a role: it is \"server\" or \"node\"\r\n"),
         "{one}"
     );
-    assert!(seed::report(&problems("")).contains("there are 3 mistakes"));
+    assert!(seed::report(&problems(""), seed::Aftermath::GoesOn).contains("there are 3 mistakes"));
 }
 
 fn label() -> impl Strategy<Value = String> {
@@ -341,6 +345,7 @@ prop_compose! {
         cluster in label(),
         node in label(),
         membership in membership(),
+        moved in proptest::option::of("[0-9a-f]{64}"),
         servers in proptest::collection::vec(prop_oneof![
             any::<std::net::Ipv4Addr>().prop_map(|address| address.to_string()),
             any::<std::net::Ipv6Addr>().prop_map(|address| address.to_string()),
@@ -352,6 +357,7 @@ prop_compose! {
         time in proptest::option::of(1_704_067_200_i64..4_102_444_799),
     ) -> Seed {
         Seed {
+            moved_authority: moved.filter(|_| matches!(membership, Membership::Server(_))),
             cluster, node, membership, servers, wifi, ssh_keys,
             time: time.map(|second| Timestamp::from_second(second).unwrap()),
         }
@@ -379,7 +385,7 @@ proptest! {
         let damaged: String = characters[..at].iter().copied().chain(with.chars()).chain(characters[end..].iter().copied()).collect();
         if let Err(problems) = Seed::parse(&damaged, Stage::FirstBoot) {
             prop_assert!(!problems.is_empty());
-            let said = seed::report(&problems);
+            let said = seed::report(&problems, seed::Aftermath::Waits);
             if let Membership::Node { token: Some(token), .. } = &seed.membership {
                 prop_assert!(!said.contains(&token.expose()[token.expose().len() - 20..]), "{}", said);
             }

@@ -161,3 +161,70 @@ fn the_selector_boots_one_slot_and_tries_the_other() {
     assert!(autoboot(Slot::B).len() <= 512);
     assert_eq!((Slot::B.root(), Slot::A.other()), (6, Slot::B));
 }
+
+/// A card in memory with the small table, `mib` large.
+fn card(mib: usize) -> Memory {
+    let mut card = Memory::used(mib << 20);
+    write(&small(), &mut card).unwrap();
+    card
+}
+
+#[test]
+fn the_data_partition_grows_to_the_end_once_and_nothing_else_changes() {
+    let mut card = card(42);
+    let before = card.0.clone();
+    let growth = grow(&mut card).unwrap();
+    assert!(growth.is_new());
+    assert_eq!((growth.before, growth.data.start, growth.data.end()), (MIB, 9 * MIB, 40 * MIB));
+    let table = Table::read(&mut card).unwrap();
+    assert_eq!(table.check(42 * MIB), Ok(()));
+    for number in [1, 2, 3, 5, 6] {
+        assert_eq!(table.get(number), small().get(number));
+    }
+    let table: Vec<u64> = small().sectors().iter().map(|(start, _)| start / SECTOR).collect();
+    for (sector, (before, after)) in before.chunks(512).zip(card.0.chunks(512)).enumerate() {
+        assert!(table.contains(&(sector as u64)) || before == after, "sector {sector}");
+    }
+    let again = card.0.clone();
+    assert!(!grow(&mut card).unwrap().is_new());
+    assert!(again == card.0, "a second time nothing is written");
+}
+
+#[test]
+fn a_growth_that_is_cut_short_anywhere_keeps_the_partitions_and_is_completed_by_the_next_start() {
+    use crate::device::faulty::{Fault, Faulty};
+    let fresh = card(42).0;
+    let whole = {
+        let mut card = Faulty::new(Memory(fresh.clone()), Fault::Disappear { after: u64::MAX });
+        grow(&mut card).unwrap();
+        card.written()
+    };
+    let mut cuts = 0;
+    for after in (0..whole).step_by(512) {
+        let mut cut = Faulty::new(Memory(fresh.clone()), Fault::Disappear { after });
+        assert!(grow(&mut cut).is_err(), "after {after} bytes");
+        let mut card = cut.into_inner();
+        let table = Table::read(&mut card).unwrap();
+        for old in small().partitions.iter().filter(|old| old.number != 4) {
+            let new = table.get(old.number).unwrap();
+            assert!(new.start == old.start && new.bytes >= old.bytes, "{new} after {after} bytes");
+        }
+        assert_eq!(grow(&mut card).unwrap().data.end(), 40 * MIB, "after {after} bytes");
+        assert_eq!(Table::read(&mut card).unwrap(), small().grown(42 * MIB));
+        cuts += 1;
+    }
+    assert!(cuts >= 3 * 8, "three blocks are written, not {cuts} sectors");
+}
+
+#[test]
+fn a_table_of_somebody_else_is_not_grown() {
+    let mut short = small();
+    short.partitions.pop();
+    let mut other = card(42);
+    write(&short, &mut other).unwrap();
+    let before = other.0.clone();
+    assert!(matches!(grow(&mut other), Err(crate::Error::Layout(_))));
+    assert!(before == other.0);
+    let mut cut_off = Memory(card(42).0[..8 << 20].to_vec());
+    assert!(matches!(grow(&mut cut_off), Err(crate::Error::Layout(_))));
+}

@@ -342,17 +342,17 @@ impl Reader<'_> {
         let token = self.optional(table, "token", values::wrong_token).map(Secret::new);
         let ca_pin = self.optional(table, "ca_pin", values::wrong_hex);
         let authority = self.authority(table);
+        let mut moved_authority = None;
         let membership = match role? {
             Role::Server => {
-                for name in ["token", "ca_pin"] {
-                    if let Some(value) = table.get(name).filter(|value| !blank(value)) {
-                        self.say(
-                            value.span(),
-                            name,
-                            "a server joins nobody: remove this line, or write role = \"node\"",
-                        );
-                    }
+                if let Some(value) = table.get("token").filter(|value| !blank(value)) {
+                    self.say(
+                        value.span(),
+                        "token",
+                        "a server joins nobody: remove this line, or write role = \"node\"",
+                    );
                 }
+                moved_authority.clone_from(&ca_pin);
                 Membership::Server(authority)
             }
             Role::Node => {
@@ -378,6 +378,7 @@ impl Reader<'_> {
             cluster: cluster?,
             node: node?,
             membership,
+            moved_authority,
             servers,
             wifi,
             ssh_keys,

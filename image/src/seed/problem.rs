@@ -36,13 +36,26 @@ pub fn listed(problems: &[Problem]) -> String {
         .join("\n")
 }
 
+/// What a board does that cannot use its seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aftermath {
+    /// It waits.
+    Waits,
+    /// It goes on with the seed before.
+    GoesOn,
+}
+
 /// Contents of the text file beside the seed. Lines end as Notepad of any age wants them.
-pub fn report(problems: &[Problem]) -> String {
+pub fn report(problems: &[Problem], aftermath: Aftermath) -> String {
     let mistakes = match problems.len() {
         1 => "is one mistake".to_owned(),
         count => format!("are {count} mistakes"),
     };
-    let mut text = format!("This board did not start, because there {mistakes} in the file {FILE} on this card:\n\n");
+    let consequence = match aftermath {
+        Aftermath::Waits => "This board did not start, because",
+        Aftermath::GoesOn => "This board goes on with what it was told before, because",
+    };
+    let mut text = format!("{consequence} there {mistakes} in the file {FILE} on this card:\n\n");
     for problem in problems {
         text.push_str(&format!("  - {problem}\n"));
     }

@@ -88,6 +88,13 @@ role = {}",
             )?;
         }
     }
+    if let Some(pin) = &seed.moved_authority {
+        writeln!(
+            out,
+            "\n# The cluster's identity was moved off this partition at the first start. It is known by this.\nca_pin = {}",
+            quoted(pin)
+        )?;
+    }
     out.push_str(
         "\n# Where the server is, as [\"192.168.1.10\"]. Leave it empty: boards find each other on their network.\n",
     );
@@ -137,7 +144,9 @@ join_key = {}",
             quoted(authority.join_key.expose()),
         ),
         Membership::Server(None) => {
-            out.push_str("\n# The cluster's identity is kept off this partition; a new server makes its own at the first start.\n");
+            if seed.moved_authority.is_none() {
+                out.push_str("\n# A new server makes the cluster's identity at the first start.\n");
+            }
             Ok(())
         }
         Membership::Node { .. } => Ok(()),
