@@ -2,7 +2,7 @@
 export CARGO_TERM_PROGRESS_WHEN ?= never
 MINIDC = target/release/minidc
 
-.PHONY: demo demo-down build packages test bench bench-dns bench-services fmt
+.PHONY: demo demo-down build packages test bench bench-node bench-dns bench-services fmt
 
 demo: build            ## a rack of three virtual Pis that kubectl can use
 	@$(MINIDC) rack up --nodes 3
@@ -25,6 +25,9 @@ test: build            ## every test: unit, integration, and a real rack
 
 bench: build           ## the figures that README.md records
 	cargo run --release --locked -p minidc-tests --bin bench
+
+bench-node: build      ## memory of a board of 512 MiB, and its time to start
+	cargo run --release --locked -p minidc-tests --bin bench-node
 
 bench-dns:             ## DNS beside BIND and unbound
 	@.ci/packages tests peers

@@ -5,6 +5,8 @@
 //! # Current limitations
 //! Needs root, since a rack makes namespaces, and `target/release/minidc`, which `make test` builds first.
 
+pub mod memory;
+
 use std::{
     fmt::Display,
     io::Write,
@@ -141,11 +143,22 @@ impl Rack {
     /// # Errors
     /// If the rack does not start.
     pub fn up(name: &str, nodes: u32) -> Result<(Self, String)> {
+        Self::up_with(name, nodes, &[])
+    }
+
+    /// As [`Rack::up`], with further options of `minidc rack up`.
+    ///
+    /// # Errors
+    /// If the rack does not start.
+    pub fn up_with(name: &str, nodes: u32, options: &[&str]) -> Result<(Self, String)> {
         let rack = Self {
             name: name.into(),
             program: minidc()?,
         };
-        let printed = rack.minidc(&["rack", "up", "--nodes", &nodes.to_string(), "--rack", name])?;
+        let nodes = nodes.to_string();
+        let mut all = vec!["rack", "up", "--nodes", &nodes, "--rack", name];
+        all.extend(options);
+        let printed = rack.minidc(&all)?;
         Ok((rack, printed))
     }
 

@@ -31,7 +31,9 @@ pub(crate) use facts::addresses;
 
 /// How often the runtime is asked whether it is ready.
 const LOOK: Duration = Duration::from_secs(5);
-/// How often while it is not, for the first minute: pods wait for it.
+/// How often while it is not, in the first seconds and for the rest of the first minute: pods wait for it.
+const LOOK_STARTING: Duration = Duration::from_millis(50);
+const STARTING: Duration = Duration::from_secs(5);
 const LOOK_WAITING: Duration = Duration::from_millis(500);
 const WAITING_LONG: Duration = Duration::from_secs(60);
 /// Least time between two stored changes.
@@ -154,7 +156,8 @@ impl Node {
                 if not_ready(runtime_conditions.as_deref()).is_none() {
                     last_ready = Instant::now();
                 } else if last_ready.elapsed() < WAITING_LONG {
-                    tick.reset_after(LOOK_WAITING);
+                    let starting = last_ready.elapsed() < STARTING;
+                    tick.reset_after(if starting { LOOK_STARTING } else { LOOK_WAITING });
                 }
                 self.look_at_addresses();
             }

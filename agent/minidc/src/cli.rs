@@ -219,6 +219,9 @@ pub(crate) enum RackCommand {
         /// Archive to import on every node, besides the demo image
         #[arg(long, value_name = "FILE")]
         image: Vec<PathBuf>,
+        /// Memory of each in MiB, for all its processes together [default: no cap]
+        #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(256..))]
+        memory: Option<u64>,
         /// Options of every rack command
         #[command(flatten)]
         rack: RackArgs,

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::local::{JSON, Local, MERGE_PATCH, STRATEGIC_MERGE_PATCH};
 
+const NODES: &str = "/api/v1/nodes";
 const TOKENS: &str = "/apis/minidc.dev/v1/jointokens";
 const IDENTITIES: &str = "/apis/minidc.dev/v1/nodeidentities";
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
@@ -149,16 +150,13 @@ impl Sessions {
         if known {
             return;
         }
-        let mut patch = json!({"metadata": {"annotations": {LED_ANNOTATION: led, POD_RANGE_ANNOTATION: self.ranges.pods,
-                SERVICE_RANGE_ANNOTATION: self.ranges.services}}});
-        if self.local_node.as_deref() == Some(node) {
-            patch["metadata"]["labels"] = json!({CONTROL_PLANE_ROLE: ""});
-        }
+        let mut patch = self.what_a_node_is_told(node);
+        patch["metadata"]["annotations"][LED_ANNOTATION] = led.clone().into();
         let (status, _) = self
             .own
             .call(
                 Method::PATCH,
-                &format!("/api/v1/nodes/{node}"),
+                &format!("{NODES}/{node}"),
                 MERGE_PATCH,
                 patch.to_string().into(),
             )
@@ -174,6 +172,16 @@ impl Sessions {
 }
 
 impl Sessions {
+    /// The part of a node's object that it learns the cluster's ranges from, as a merge patch.
+    fn what_a_node_is_told(&self, node: &str) -> Value {
+        let ranges = json!({POD_RANGE_ANNOTATION: self.ranges.pods, SERVICE_RANGE_ANNOTATION: self.ranges.services});
+        let mut patch = json!({"metadata": {"annotations": ranges}});
+        if self.local_node.as_deref() == Some(node) {
+            patch["metadata"]["labels"] = json!({CONTROL_PLANE_ROLE: ""});
+        }
+        patch
+    }
+
     /// Writes the condition `ForeignStore` of a node that met another or older store, and takes it back. The node itself cannot: it asks
     /// nothing of a store that is not its own. A node that never was in this state has no such condition.
     async fn note_store(&self, node: &str, foreign: bool) {
@@ -186,7 +194,7 @@ impl Sessions {
         if known == Some(foreign) {
             return;
         }
-        let path = format!("/api/v1/nodes/{node}");
+        let path = format!("{NODES}/{node}");
         let (status, body) = self.own.call(Method::GET, &path, JSON, Vec::new()).await;
         if !status.is_success() {
             // not made yet: the next heartbeat tries again
@@ -369,6 +377,12 @@ impl ControlPlane for Sessions {
     fn request(&self, node: &str, request: ApiRequest) -> BoxFuture<'static, ApiResponse> {
         let method = Method::from_bytes(request.method.as_bytes());
         let caller = Local::node(&self.api, node);
+        // a new node needs the ranges before it can run anything: it does not wait for its next heartbeat
+        let telling = (request.method == "POST" && request.path == NODES).then(|| {
+            let (own, path) = (self.own.clone(), format!("{NODES}/{node}"));
+            let patch = self.what_a_node_is_told(node).to_string();
+            async move { own.call(Method::PATCH, &path, MERGE_PATCH, patch.into()).await }
+        });
         Box::pin(async move {
             let (status, body) = match method {
                 Ok(method) => {
@@ -378,6 +392,11 @@ impl ControlPlane for Sessions {
                 }
                 Err(error) => (StatusCode::BAD_REQUEST, error.to_string().into()),
             };
+            if let Some(telling) = telling
+                && status.is_success()
+            {
+                telling.await;
+            }
             ApiResponse {
                 id: request.id,
                 status: status.as_u16(),

@@ -44,7 +44,16 @@ pub(crate) fn init(spec: &Path) -> anyhow::Result<ExitCode> {
 /// Runs one `rack` subcommand.
 pub(crate) async fn run(command: RackCommand) -> anyhow::Result<ExitCode> {
     match command {
-        RackCommand::Up { nodes, image, rack } => up(&rack.name, nodes, image).await?,
+        RackCommand::Up {
+            nodes,
+            image,
+            memory,
+            rack,
+        } => {
+            let mut options = UpOptions::new(&rack.name, nodes, std::env::current_exe().context("find this program")?);
+            options.memory = memory.map(|mebibytes| mebibytes << 20);
+            up(options, image).await?;
+        }
         RackCommand::Down(rack) => {
             let name = rack.name.clone();
             let removed = spawn_blocking(move || minidc_rack::down(&name, &Lines::new(std::io::stdout()))).await??;
@@ -143,10 +152,10 @@ fn print_leds(rack: &Rack, colour: bool) {
     }
 }
 
-async fn up(name: &str, nodes: u32, images: Vec<PathBuf>) -> anyhow::Result<()> {
+async fn up(options: UpOptions, images: Vec<PathBuf>) -> anyhow::Result<()> {
     let begin = Instant::now();
     let progress = Arc::new(Lines::new(std::io::stdout()));
-    let options = UpOptions::new(name, nodes, std::env::current_exe().context("find this program")?);
+    let name = options.name.clone();
     let built = {
         let progress = Arc::clone(&progress);
         spawn_blocking(move || {
