@@ -2,7 +2,7 @@
 export CARGO_TERM_PROGRESS_WHEN ?= never
 MINIDC = target/release/minidc
 
-.PHONY: demo demo-down build packages test bench bench-node bench-dns bench-services fmt
+.PHONY: demo demo-down build packages test bench bench-node bench-dns bench-services image fmt
 
 demo: build            ## a rack of three virtual Pis that kubectl can use
 	@$(MINIDC) rack up --nodes 3
@@ -36,6 +36,9 @@ bench-dns:             ## DNS beside BIND and unbound
 bench-services:        ## Service rules beside those of kube-proxy
 	@.ci/packages tests
 	cargo run --release --locked -p minidc-tests --bin bench-services
+
+image:                 ## the SD image, below target/image; as root. LOCK=refresh takes Debian's newest packages
+	@image/build/build.sh
 
 fmt:
 	cargo fmt --all
