@@ -120,7 +120,7 @@ impl fmt::Display for Refusal {
 }
 
 /// Decimal, as printed on cards.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     if bytes >= 10_000_000_000 {
         format!("{}.{} GB", bytes / 1_000_000_000, bytes / 100_000_000 % 10)
     } else {

@@ -38,7 +38,12 @@ pub(crate) enum Command {
     /// The network between the nodes
     #[command(subcommand)]
     Net(NetCommand),
-    /// Print a kubeconfig that works from here
+    /// Write an image to SD cards, each for one board of a cluster; makes the cluster's identity the first time
+    Flash(Box<FlashArgs>),
+    /// The file on a card that says what its board is
+    #[command(subcommand)]
+    Seed(SeedCommand),
+    /// Print a kubeconfig that works from here; for a cluster flashed here, find it first
     Kubeconfig(KubeconfigArgs),
     /// Show what runs here and how the cluster is
     Status(ClientArgs),
@@ -122,6 +127,9 @@ pub(crate) enum TokenCommand {
         /// The control plane's data directory [default: /var/lib/minidc]
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
+        /// A cluster whose cards were flashed here, in place of the control plane's own
+        #[arg(long, value_name = "NAME", conflicts_with = "data")]
+        cluster: Option<String>,
     },
     /// List the tokens that were used, and by which node
     List(ClientArgs),
@@ -204,8 +212,75 @@ pub(crate) struct KubeconfigArgs {
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Find the rack by mDNS and keep the file's address current until interrupted
-    #[arg(long, requires = "output")]
+    #[arg(long)]
     pub(crate) watch: bool,
+    /// The cluster, if cards of several were flashed here
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    /// Address of the server, where mDNS does not reach it
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) server: Option<String>,
+    /// How long to look for the rack
+    #[arg(long, default_value = "20s", value_parser = crate::commands::token::parse_duration)]
+    pub(crate) timeout: std::time::Duration,
+}
+
+/// Options of `minidc flash`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FlashArgs {
+    /// The image: raw, .xz or .zst
+    pub(crate) image: PathBuf,
+    /// Where to write it: /dev/sdX of a card in a reader, or an image file [without: list the cards]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) device: Option<PathBuf>,
+    /// Name of the cluster
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: String,
+    /// server (one board of each cluster) or node
+    #[arg(long)]
+    pub(crate) role: minidc_image::seed::Role,
+    /// Name of the board; with --count that of the first, the others count on from it
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Make this many cards, one after the other: the first with --role, the rest as nodes
+    #[arg(long, value_name = "CARDS", default_value_t = 1)]
+    pub(crate) count: u32,
+    /// Begin with this card of the --count, to go on where an earlier run stopped
+    #[arg(long, value_name = "CARD", default_value_t = 1)]
+    pub(crate) start: u32,
+    /// Wi-Fi network, for boards without a cable; its password is asked for
+    #[arg(long, value_name = "SSID", requires = "wifi_country")]
+    pub(crate) wifi: Option<String>,
+    /// Country whose radio rules hold: DE, US, …
+    #[arg(long, value_name = "CC", requires = "wifi")]
+    pub(crate) wifi_country: Option<String>,
+    /// File whose first line is the Wi-Fi password, in place of the question
+    #[arg(long, value_name = "FILE", requires = "wifi")]
+    pub(crate) wifi_password_file: Option<PathBuf>,
+    /// Public key (.pub) that may log in over SSH as root; without one there is no SSH
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ssh_key: Vec<PathBuf>,
+    /// Address of the server, for networks without mDNS; may be given several times
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) server: Vec<String>,
+    /// Answer every question whether to go on with yes
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// `minidc seed …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum SeedCommand {
+    /// Check a minidc.toml, and say what is wrong in which line
+    Check {
+        /// The file
+        file: PathBuf,
+        /// The card was started before: its secrets are no longer in the file
+        #[arg(long)]
+        started: bool,
+    },
+    /// Print an empty minidc.toml with remarks
+    Template,
 }
 
 /// `minidc rack …`

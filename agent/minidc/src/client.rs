@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObjec
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::Config;
+use crate::{clusters::Clusters, config::Config};
 
 /// Body of a request: in memory, or streamed from a file.
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
@@ -61,7 +61,8 @@ pub(crate) struct Client {
     host: String,
 }
 
-/// The kubeconfig to use: the given one, else that of the control plane on this machine, else kubectl's usual one.
+/// The kubeconfig to use: the given one, else that of the control plane on this machine, else that of the only cluster flashed here,
+/// else kubectl's usual one.
 ///
 /// # Errors
 /// If none exists.
@@ -73,7 +74,12 @@ pub(crate) fn kubeconfig_path(given: Option<&Path>, config: &Config) -> anyhow::
     }
     let own = config.data.join("server/admin.kubeconfig");
     let usual = std::env::home_dir().map(|home| home.join(".kube/config"));
-    [Some(own), usual].into_iter().flatten().find(|path| path.exists()).context(
+    let flashed = Clusters::of_person()
+        .and_then(|clusters| clusters.only())
+        .ok()
+        .flatten()
+        .map(|cluster| cluster.kubeconfig_file());
+    [Some(own), flashed, usual].into_iter().flatten().find(|path| path.exists()).context(
         "no kubeconfig: run this on the control plane, or give --kubeconfig FILE (a copy of the control plane's admin.kubeconfig)",
     )
 }
@@ -92,6 +98,15 @@ impl Client {
         Self::open(&file)
             .await
             .with_context(|| format!("reach the API that {} names", path.display()))
+    }
+
+    /// Connects with what the kubeconfig `text` says.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub(crate) async fn connect_with(text: &str) -> anyhow::Result<Self> {
+        let file: Kubeconfig = serde_saphyr::from_str(text).context("this is not a kubeconfig")?;
+        Self::open(&file).await
     }
 
     async fn open(file: &Kubeconfig) -> anyhow::Result<Self> {

@@ -1,10 +1,12 @@
 //! What the short-lived subcommands do, a file each.
 
+pub(crate) mod flash;
 pub(crate) mod image;
 pub(crate) mod kubeconfig;
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod rack;
+pub(crate) mod seed;
 pub(crate) mod status;
 pub(crate) mod token;
 

@@ -9,6 +9,7 @@ mod addresses;
 mod carrier;
 mod cli;
 mod client;
+mod clusters;
 mod commands;
 mod config;
 mod control_plane;
@@ -57,6 +58,9 @@ fn run(command: Command, mut config: Config) -> anyhow::Result<ExitCode> {
     match command {
         // process 1 of a virtual Pi must not have threads when it makes its namespaces
         Command::Rack(cli::RackCommand::Init { spec }) => return commands::rack::init(&spec),
+        // both work with the bare terminal and its signals
+        Command::Flash(arguments) => return commands::flash::run(&arguments),
+        Command::Seed(command) => return commands::seed::run(&command),
         Command::Version => {
             println!("minidc {VERSION} (Kubernetes 1.36)");
             return Ok(ExitCode::SUCCESS);
@@ -94,7 +98,7 @@ fn run(command: Command, mut config: Config) -> anyhow::Result<ExitCode> {
             Command::Net(command) => commands::net::run(command, &config).await,
             Command::Kubeconfig(arguments) => commands::kubeconfig::run(arguments, &config).await,
             Command::Status(arguments) => commands::status::run(arguments, &config).await,
-            Command::Version => Ok(()),
+            Command::Flash(_) | Command::Seed(_) | Command::Version => Ok(()),
         }
         .map(|()| ExitCode::SUCCESS)
     });

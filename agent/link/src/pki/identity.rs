@@ -152,6 +152,16 @@ impl ClusterIdentity {
         &self.join_key
     }
 
+    /// The CA's key as PEM (PKCS #8): for the card of a control plane, and nobody else.
+    pub fn ca_key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// The join key as 64 hex digits: for the card of a control plane, and nobody else.
+    pub fn join_key_hex(&self) -> String {
+        hex(&self.join_key)
+    }
+
     /// Makes a token for `node` (any, when `None`) that opens the cluster until `expires` (Unix seconds), with a random id.
     pub fn mint_token(&self, node: Option<&str>, expires: u64) -> Result<Token, Error> {
         if let Some(node) = node.filter(|node| !is_node_name(node)) {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::{
     cli::TokenCommand,
     client::{self, Client},
+    clusters::Clusters,
     config::Config,
 };
 
@@ -33,12 +34,24 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 /// Runs one `token` subcommand.
 pub(crate) async fn run(command: TokenCommand, config: &Config) -> anyhow::Result<()> {
     match command {
-        TokenCommand::Create { node, ttl, data } => {
+        TokenCommand::Create {
+            node,
+            ttl,
+            data,
+            cluster,
+        } => {
             let data = data.unwrap_or_else(|| config.data.clone());
-            let identity = minidc_link::pki::ClusterIdentity::load(&data.join("server/pki")).with_context(|| {
+            let flashed = match cluster {
+                Some(name) => Some(Clusters::of_person()?.get(&name)?),
+                None => None,
+            };
+            let directory = flashed
+                .as_ref()
+                .map_or_else(|| data.join("server/pki"), |cluster| cluster.directory().to_owned());
+            let identity = minidc_link::pki::ClusterIdentity::load(&directory).with_context(|| {
                 format!(
-                    "no cluster identity under {}: run this on the control plane, or give --data DIR",
-                    data.display()
+                    "no cluster identity in {}: run this on the control plane, or give --data DIR or --cluster NAME",
+                    directory.display()
                 )
             })?;
             println!(
