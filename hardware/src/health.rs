@@ -98,3 +98,26 @@ impl Default for NodeHealth {
         }
     }
 }
+
+/// A measure that is called high from `high` on, and no more below `low`: what lies between keeps what was said `before`, so
+/// that a light does not change its mind each second.
+#[must_use]
+pub fn held(before: u8, now: u8, high: u8, low: u8) -> u8 {
+    if before >= high && now >= low {
+        now.max(high)
+    } else {
+        now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_high_stays_so_until_it_is_clearly_low() {
+        for (before, now, expected) in [(0, 89, 89), (0, 90, 90), (95, 80, 90), (95, 74, 74), (74, 80, 80)] {
+            assert_eq!(held(before, now, 90, 75), expected, "{now} after {before}");
+        }
+    }
+}

@@ -1,39 +1,53 @@
-//! What a node shows to somebody who stands before it: facts about the node become one [`State`], a state becomes a
-//! [`Pattern`] per LED, and patterns become levels on pins.
+//! What a node shows to somebody who stands before it: facts about the node become a [`Reason`], that has a [`State`], a state
+//! has a [`Pattern`] and a [`Colour`], and these become levels on pins. And what is around the lights: a button, a fan,
+//! watchdogs, and what the board tells of its supply and its card.
 //!
-//! This crate owns the meaning of the LEDs, the pin maps of the supported boards (`boards/*.toml`), the driver that
-//! switches the pins ([`Leds`]) and the fake pins of a virtual Pi ([`FakeGpio`]). It never judges whether a node is healthy
-//! (it is told, as [`NodeHealth`]), never talks to the control plane, and depends on no other crate of minidc: the LEDs
-//! tell the truth also when the cluster does not work.
+//! This crate owns the meaning of the lights, the pin maps of the supported boards (`boards/*.toml`), the driver that
+//! switches them ([`Driver`]), and who does so on this machine: the kernel's character device, the processor's registers, the
+//! LED on the board, pixels, or pins that only remember ([`FakePins`]). It never judges whether a node is healthy (it is
+//! told, as [`NodeHealth`]), never talks to the control plane, and depends on no other crate of minidc: the lights tell the
+//! truth also when the cluster does not work.
 //!
-//! From facts to light: [`NodeHealth`] → [`Reason::of`] → [`Reason::state`] → [`State::pattern`] → [`Leds::run`] →
-//! [`Gpio::set`]. All but the last two are pure.
+//! From facts to light: [`NodeHealth`] → [`Reason::of`] → [`Reason::state`] → [`State::pattern`] → [`Driver`] →
+//! [`Output::show`] → [`Pins::set`]. The first three are pure, and what an output makes of a moment is, too.
 //!
 //! # Current limitations
-//! - The only [`Gpio`] is the fake one: real pins (rppal, or the character device) and the LED on the board are not
-//!   driven yet, though the boards' pin maps already name them.
-//! - No button, buzzer or fan.
+//! - The button is looked at twenty times a second; the kernel could tell of its edges.
+//! - Software PWM moves with what else the board does: a mixed colour may flicker under load.
 
-mod board;
+pub mod board;
+mod button;
+mod driver;
 mod error;
-mod fake;
+pub mod fan;
 #[cfg(test)]
 mod generated;
-mod gpio;
+pub mod header;
 mod health;
-mod leds;
 mod legend;
+pub mod outputs;
 mod pattern;
+pub mod pins;
+mod pwm;
+mod recorder;
 mod recording;
+mod report;
+pub mod sensors;
 mod state;
+mod watchdog;
 
-pub use board::{Board, Led, LedName};
-pub use error::Error;
-pub use fake::{Edge, FakeGpio, History};
-pub use gpio::Gpio;
-pub use health::{NodeHealth, Refusal, Stage};
-pub use leds::{Leds, Light, Report};
+pub use board::{Board, Changes, Part};
+pub use button::{Button, Debounce, Press};
+pub use driver::{Driver, Lights, Teller};
+pub use error::{Error, Fault};
+pub use fan::Fan;
+pub use health::{NodeHealth, Refusal, Stage, held};
 pub use legend::{legend, reasons};
+pub use outputs::{End, Frame, Onboard, Output, Source};
 pub use pattern::Pattern;
+pub use pins::{FakePins, Pins};
+pub use recorder::{Edge, Recorder, unix_milliseconds};
 pub use recording::Recording;
+pub use report::{LOG, Light, REPORT, Report};
 pub use state::{Colour, Reason, State, Wrong};
+pub use watchdog::{Notifier, Watchdog};

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use crate::Report;
+use crate::{LOG, REPORT, Report};
 
 /// A light that did not move for so long belongs to an agent that does not live: each state moves within two seconds.
 const STILL: Duration = Duration::from_millis(3000);
@@ -15,8 +15,8 @@ const STILL: Duration = Duration::from_millis(3000);
 pub struct Recording {
     /// What it said.
     pub report: Report,
-    /// Level of each light that ever changed, by its name.
-    pub levels: BTreeMap<String, bool>,
+    /// Level of each light that ever changed, by its name: `0`, `1`, or a colour.
+    pub levels: BTreeMap<String, String>,
     /// When the newest edge was, in milliseconds since 1970; 0 without any.
     pub moved: u64,
 }
@@ -25,9 +25,9 @@ impl Recording {
     /// Reads `leds.json` and `leds.log` of a run directory; `None` when no agent left them there.
     #[must_use]
     pub fn read(run: &Path) -> Option<Self> {
-        let report = serde_json::from_slice(&fs::read(run.join("leds.json")).ok()?).ok()?;
+        let report = serde_json::from_slice(&fs::read(run.join(REPORT)).ok()?).ok()?;
         let (mut levels, mut moved) = (BTreeMap::new(), 0);
-        for line in fs::read_to_string(run.join("leds.log")).unwrap_or_default().lines() {
+        for line in fs::read_to_string(run.join(LOG)).unwrap_or_default().lines() {
             let mut fields = line.split(' ');
             let (Some(Ok(time)), Some(name), Some(level)) =
                 (fields.next().map(str::parse), fields.next(), fields.next())
@@ -35,9 +35,9 @@ impl Recording {
                 continue;
             };
             moved = time;
-            match levels.get_mut(name) {
-                Some(known) => *known = level != "0",
-                None => drop(levels.insert(name.to_owned(), level != "0")),
+            match levels.get(name) {
+                Some(known) if known == level => {}
+                _ => drop(levels.insert(name.to_owned(), level.to_owned())),
             }
         }
         Some(Self { report, levels, moved })
@@ -53,24 +53,22 @@ impl Recording {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Board, FakeGpio, Gpio, Reason};
+    use crate::{Reason, Recorder};
 
     #[test]
     fn what_was_recorded_is_read_back() {
         let run = tempfile::tempdir().unwrap();
         assert_eq!(Recording::read(run.path()), None);
-        let report = Report::new(Reason::Away, &Board::virtual_pi().unwrap(), 5);
-        fs::write(run.path().join("leds.json"), serde_json::to_vec(&report).unwrap()).unwrap();
-        let mut pins = FakeGpio::new(Some(&run.path().join("leds.log"))).unwrap();
-        for (gpio, high) in [(17, true), (22, true), (17, false)] {
-            pins.set(gpio, high).unwrap();
+        let report = Report::new(Reason::Away, Vec::new(), 5);
+        report.write(&run.path().join(REPORT)).unwrap();
+        let recorder = Recorder::new(Some(&run.path().join(LOG))).unwrap();
+        for (light, level) in [("17", "1"), ("pixel0", "ff0000"), ("17", "0")] {
+            recorder.note(light, level);
         }
         let recording = Recording::read(run.path()).unwrap();
         assert_eq!(recording.report, report);
-        assert_eq!(
-            recording.levels,
-            BTreeMap::from([("17".into(), false), ("22".into(), true)])
-        );
+        let levels = [("17", "0"), ("pixel0", "ff0000")].map(|(light, level)| (light.to_owned(), level.to_owned()));
+        assert_eq!(recording.levels, BTreeMap::from(levels));
         assert!(recording.moves(recording.moved + 3000) && !recording.moves(recording.moved + 3001));
     }
 }

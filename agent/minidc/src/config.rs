@@ -132,26 +132,29 @@ pub(crate) struct Dns {
     pub(crate) upstream: Vec<String>,
 }
 
-/// The status LEDs.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// The lights, and what is around them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Leds {
-    /// `fake` records levels in the run directory; `none` drives nothing.
+    /// Who drives them.
     pub(crate) driver: LedDriver,
-}
-
-impl Default for Leds {
-    fn default() -> Self {
-        Self {
-            driver: LedDriver::Fake,
-        }
-    }
+    /// What is wired; what does no harm when it is not, if nothing is said.
+    pub(crate) parts: Option<Vec<minidc_hardware::Part>>,
+    /// A pin map of one's own, in place of the board's.
+    pub(crate) map: Option<PathBuf>,
+    /// What differs from the board's pin map.
+    pub(crate) board: minidc_hardware::Changes,
+    /// The board's watchdog, to be fed where systemd does not (`/dev/watchdog`).
+    pub(crate) watchdog: Option<PathBuf>,
 }
 
 /// How LEDs are driven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum LedDriver {
+    /// What the board has; where it has nothing, levels are recorded all the same.
+    #[default]
+    Auto,
     /// Levels are recorded, not driven.
     Fake,
     /// No LEDs.
@@ -283,11 +286,13 @@ mod tests {
     #[test]
     fn every_section_is_read() {
         let config = parse(
-            "name = \"pi-2\"\n[cluster]\nname = \"rack1\"\n[agent]\nserver = \"pi-1.local:6443\"\n[leds]\ndriver = \"none\"\n",
+            "name = \"pi-2\"\n[cluster]\nname = \"rack1\"\n[agent]\nserver = \"pi-1.local:6443\"\n[leds]\ndriver = \"none\"\nparts = [\"onboard\", \"strip\"]\n[leds.board.button]\ngpio = 21\n",
         )
         .unwrap();
         assert_eq!(config.cluster.name, "rack1");
         assert_eq!(config.agent.server.as_deref(), Some("pi-1.local:6443"));
         assert_eq!(config.leds.driver, LedDriver::None);
+        assert_eq!(config.leds.parts.unwrap().len(), 2);
+        assert_eq!(config.leds.board.button.unwrap().gpio, 21);
     }
 }

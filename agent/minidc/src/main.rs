@@ -16,6 +16,7 @@ mod control_plane;
 mod desired;
 mod directory;
 mod lan_names;
+mod lights;
 mod listener;
 mod local;
 mod net_check;

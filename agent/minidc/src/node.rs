@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::Context;
 use futures::future::BoxFuture;
 use minidc_api::{metrics::NodeSample, streams::Target};
-use minidc_hardware::{Board, FakeGpio, Leds, NodeHealth, Reason, Refusal, Stage};
+use minidc_hardware::{NodeHealth, Reason, Refusal, Stage, held, sensors};
 use minidc_kubelet::{ControlPlane, Desired, Kubelet, Offline, Surroundings};
 use minidc_link::{
     BoxedIo,
@@ -28,11 +28,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     addresses,
     commands::status::{FILE, SERVER_ONLY, Status},
-    config::{Config, LedDriver},
+    config::Config,
     control_plane::{make_private, supervise},
     desired::{Item, Ranges, Translator},
     directory::Directory,
-    lan_names,
+    lan_names, lights,
     net_check::NetChecks,
     network_condition,
     networking::{Names, Networking, upstreams},
@@ -82,7 +82,7 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
 
     let health = watch::Sender::new(NodeHealth::default());
     let mut parts = JoinSet::new();
-    start_leds(&config, &health, &mut parts, &shutdown)?;
+    parts.spawn(lights::run(config.clone(), health.subscribe(), shutdown.clone()));
 
     // the kubelet and the link need each other: the link is handed to the kubelet's upstream once it is made
     let (desired_sender, desired) = watch::channel(Arc::new(Desired::default()));
@@ -196,6 +196,8 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     ));
     parts.spawn(adopt_on_signal(link_handle.clone(), shutdown.clone()));
     let watched = Watched {
+        data: config.data.clone(),
+        sensors: sensors::Sensors::default(),
         link: link_handle.state(),
         kubelet: kubelet_health,
         network: network_state.subscribe(),
@@ -233,27 +235,6 @@ fn read_token(config: &Config) -> anyhow::Result<Option<Token>> {
     };
     let token: Token = text.trim().parse().context("the join token is refused")?;
     Ok(Some(token))
-}
-
-fn start_leds(
-    config: &Config,
-    health: &watch::Sender<NodeHealth>,
-    parts: &mut JoinSet<anyhow::Result<()>>,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
-    match config.leds.driver {
-        LedDriver::None => Ok(()),
-        LedDriver::Fake => {
-            // on anything that is no Raspberry Pi, one is pretended
-            let compatible = std::fs::read("/proc/device-tree/compatible").unwrap_or_default();
-            let board = Board::detect(&compatible)?.map_or_else(Board::virtual_pi, Ok)?;
-            let gpio = FakeGpio::new(Some(&config.run.join("leds.log")))?;
-            let leds = Leds::new(Box::new(gpio), board, Some(config.run.join("leds.json")));
-            let (health, stop) = (health.subscribe(), shutdown.clone());
-            parts.spawn(async move { Ok(leds.run(health, stop).await?) });
-            Ok(())
-        }
-    }
 }
 
 /// True once the node has been in the cluster, now or in an earlier life; false if it is stopped before.
@@ -460,8 +441,15 @@ impl Translation {
     }
 }
 
+/// Between two looks at what nobody tells of, such as load; and the sign of life.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks from one at the board's sensors to the next.
+const SENSORS: u32 = 5;
+
 /// The facts that make up a node's health.
 struct Watched {
+    data: std::path::PathBuf,
+    sensors: sensors::Sensors,
     link: watch::Receiver<LinkState>,
     kubelet: watch::Receiver<minidc_kubelet::Health>,
     network: watch::Receiver<NetworkState>,
@@ -471,7 +459,8 @@ struct Watched {
 }
 
 impl Watched {
-    fn health(&mut self, locate: bool) -> NodeHealth {
+    /// The node's health now; some of it depends on how it was `before`.
+    fn health(&mut self, before: &NodeHealth) -> NodeHealth {
         let stage = stage(&self.link.borrow_and_update());
         let network = self.network.borrow_and_update().clone();
         let rules_ok = self.proxy.borrow_and_update().problem.is_none();
@@ -482,21 +471,33 @@ impl Watched {
             stage,
             Stage::Booting | Stage::Searching | Stage::Joining | Stage::Refused(_)
         );
+        let overlaps = |reason| {
+            matches!(
+                reason,
+                minidc_net::Reason::PodRangeOverlapsLan | minidc_net::Reason::ServiceRangeOverlapsLan
+            )
+        };
+        let sample = self.handle.sample();
+        let percent = |part: u64, whole: u64| u8::try_from((part * 100).checked_div(whole).unwrap_or(0).min(100)).unwrap_or(100);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+        let cpu = percent(sample.cpu_nanocores, cores * 1_000_000_000);
+        let memory = percent(sample.memory_bytes, sample.memory_bytes + sample.memory_available_bytes);
         NodeHealth {
             stage,
             runtime_ok: !member || kubelet.runtime_ok,
             network_ok: !member || (network.is_sound() && rules_ok && names_ok),
+            ranges_overlap: network.problems.iter().any(|problem| overlaps(problem.reason)),
+            cpu_percent: held(before.cpu_percent, cpu, 90, 75),
+            memory_percent: held(before.memory_percent, memory, 90, 85),
+            disk_failing: self.sensors.disk_failing,
+            under_voltage: self.sensors.under_voltage,
             pods_running: kubelet.pods_running,
             pods_failing: kubelet.pods_failing,
             disk_pressure: kubelet.disk_pressure,
             memory_pressure: kubelet.memory_pressure,
-            temperature_celsius: self
-                .handle
-                .sample()
-                .temperature_millicelsius
-                .map(|thousandths| thousandths as f32 / 1000.0),
-            locate,
-            ..NodeHealth::default()
+            temperature_celsius: sample.temperature_millicelsius.map(|thousandths| thousandths as f32 / 1000.0),
+            nodes_lost: before.nodes_lost,
+            locate: before.locate,
         }
     }
 }
@@ -507,22 +508,32 @@ async fn keep_health(
     mut file: StatusFile,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let mut look = tokio::time::interval(LOOK);
+    let mut looks = SENSORS;
     loop {
-        let locate = health.borrow().locate;
-        let now = watched.health(locate);
+        if looks >= SENSORS {
+            looks = 0;
+            watched.sensors = sensors::read(std::path::Path::new("/"), &watched.data);
+        }
+        let before = health.borrow().clone();
+        let now = watched.health(&before);
         file.write(
             &describe(&watched.link.borrow()),
             &Reason::of(&now).to_string(),
             now.pods_running,
         );
-        health.send_if_modified(|present| {
-            let news = *present != now;
-            if news {
-                *present = now;
-            }
-            news
+        // also when it is the same: it is the sign of life that the lights and systemd's watchdog wait for
+        health.send_modify(|present| {
+            // these are said by others
+            let (locate, nodes_lost) = (present.locate, present.nodes_lost);
+            *present = NodeHealth {
+                locate,
+                nodes_lost,
+                ..now
+            };
         });
         tokio::select! {
+            _ = look.tick() => looks += 1,
             changed = watched.link.changed() => if changed.is_err() { break },
             changed = watched.kubelet.changed() => if changed.is_err() { break },
             changed = watched.network.changed() => if changed.is_err() { break },

@@ -77,15 +77,8 @@ pub fn led_line(leds: &NodeLeds, now: u64, colour: bool) -> String {
     }
     let mut dots = String::new();
     for light in &report.lights {
-        let lit = match light.colour.as_str() {
-            "green" => 92,
-            "yellow" => 93,
-            "red" => 91,
-            "blue" => 94,
-            _ => 97,
-        };
-        let is_lit = recording.levels.get(&light.name) == Some(&true);
-        dots.push_str(&format!("\x1b[{}m●\x1b[0m ", if is_lit { lit } else { 90 }));
+        let level = recording.levels.get(&light.name).map_or("0", String::as_str);
+        dots.push_str(&light.dot(level));
     }
     format!("{:<6} {dots} {said:<24} {meaning}", leds.node)
 }
@@ -125,14 +118,18 @@ pub fn follow_leds(rack: &Rack, output: &mut dyn Write, terminal: bool, stop: &A
 mod tests {
     use std::collections::BTreeMap;
 
-    use minidc_hardware::{Board, Reason, Report};
+    use minidc_hardware::{Light, Reason, Report};
 
     use super::*;
 
     fn shown(lit: bool, now: u64, colour: bool) -> String {
+        let red = Light {
+            name: "22".into(),
+            colour: "red".into(),
+        };
         let recording = Recording {
-            report: Report::new(Reason::Away, &Board::virtual_pi().unwrap(), 10_000),
-            levels: BTreeMap::from([("22".into(), lit)]),
+            report: Report::new(Reason::Away, vec![red], 10_000),
+            levels: BTreeMap::from([("22".into(), if lit { "1" } else { "0" }.into())]),
             moved: 20_000,
         };
         led_line(

@@ -318,7 +318,7 @@ fn unplugged_node_boots_with_what_was_on_its_disk() -> Result<()> {
     ensure!(!Path::new(&format!("/proc/{init}")).exists() || rack.power(2) == Power::Off);
     ensure!(rack.power(2) == Power::Off && rack.power(1) == Power::On);
     ensure!(matches!(rack.run_in(2, &["true"]), Err(Error::Unplugged { .. })));
-    ensure!(rack.leds()[1].report.is_none());
+    ensure!(rack.leds()[1].recording.is_none());
     ensure!(fs::read_to_string(rack.node_path(2, "/var/lib/minidc/state"))? == "kept\n");
     ensure!(
         !traces(rack.name())?

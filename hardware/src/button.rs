@@ -1,0 +1,173 @@
+//! A push button between a pin and ground.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{Board, Error, Part, Source};
+
+/// A level that lasts less than this is the spring's, not the finger's.
+const BOUNCE: Duration = Duration::from_millis(30);
+/// A press that lasts this long is a long one, and acts while the finger is still down.
+const LONG: Duration = Duration::from_secs(3);
+/// Between two looks: short enough for a finger, and some 0.05 % of a core.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What a finger did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Press {
+    /// Pressed and let go.
+    Short,
+    /// Held for three seconds.
+    Long,
+}
+
+/// Makes presses of levels.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Debounce {
+    down: bool,
+    /// The level that is not believed yet, and since when.
+    other: Option<Duration>,
+    /// Since when it is down.
+    since: Duration,
+    told: bool,
+}
+
+impl Debounce {
+    /// A look at this time: whether the button is down.
+    pub fn look(&mut self, now: Duration, down: bool) -> Option<Press> {
+        if down == self.down {
+            self.other = None;
+            if down && !self.told && now.saturating_sub(self.since) >= LONG {
+                self.told = true;
+                return Some(Press::Long);
+            }
+            return None;
+        }
+        let since = *self.other.get_or_insert(now);
+        if now.saturating_sub(since) < BOUNCE {
+            return None;
+        }
+        self.other = None;
+        self.down = down;
+        if down {
+            self.since = since;
+            self.told = false;
+            return None;
+        }
+        (!self.told).then_some(Press::Short)
+    }
+}
+
+/// Looks at a button on a thread of its own, until it is dropped.
+#[derive(Debug)]
+pub struct Button {
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Button {
+    /// Looks at the board's button and hands on what a finger does; `None` when the board has none.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when its pin cannot be had.
+    pub fn start(
+        source: &Source,
+        board: &Board,
+        mut act: impl FnMut(Press) + Send + 'static,
+    ) -> Result<Option<Self>, Error> {
+        let Some(button) = &board.button else { return Ok(None) };
+        board.check(&[Part::Button])?;
+        let (gpio, mut pins) = (button.gpio, source.pins(board)?);
+        pins.input(gpio)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new()
+            .name("button".into())
+            .stack_size(64 * 1024)
+            .spawn(move || {
+                let begin = Instant::now();
+                let mut debounce = Debounce::default();
+                while !stopped.load(Ordering::Relaxed) {
+                    // pulled up: low is pressed; a pin that cannot be read is not
+                    let down = pins.level(gpio).is_ok_and(|high| !high);
+                    if let Some(press) = debounce.look(begin.elapsed(), down) {
+                        act(press);
+                    }
+                    thread::park_timeout(LOOK);
+                }
+            })
+            .ok();
+        Ok(Some(Self { stop, thread }))
+    }
+}
+
+impl Drop for Button {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::FakePins;
+
+    /// Looks each 10 ms at a button that is down within these times (in milliseconds).
+    fn presses(down: &[(u64, u64)], until: u64) -> Vec<(u64, Press)> {
+        let mut debounce = Debounce::default();
+        (0..until)
+            .step_by(10)
+            .filter_map(|now| {
+                let is = down.iter().any(|(from, to)| (*from..*to).contains(&now));
+                debounce.look(Duration::from_millis(now), is).map(|press| (now, press))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn bounces_are_no_presses() {
+        assert_eq!(presses(&[(100, 110), (130, 150)], 1000), []);
+        let bouncing = [(100, 110), (120, 130), (140, 500), (510, 520), (530, 540)];
+        assert_eq!(presses(&bouncing, 1000), [(570, Press::Short)]);
+    }
+
+    #[test]
+    fn held_is_long_while_down_and_not_short_afterwards() {
+        assert_eq!(presses(&[(0, 2900)], 4000), [(2930, Press::Short)]);
+        assert_eq!(presses(&[(0, 9000)], 10_000), [(3000, Press::Long)]);
+        assert_eq!(
+            presses(&[(0, 4000), (5000, 5200)], 6000),
+            [(3000, Press::Long), (5230, Press::Short)]
+        );
+    }
+
+    #[test]
+    fn finger_on_a_pin_is_handed_on() {
+        let header = FakePins::default();
+        let (sender, pressed) = mpsc::channel();
+        let board = Board::virtual_pi().unwrap();
+        let button = Button::start(&Source::Fake(header.clone()), &board, move |press| {
+            sender.send(press).unwrap();
+        })
+        .unwrap()
+        .unwrap();
+        header.press(26, true);
+        thread::sleep(BOUNCE + LOOK * 4);
+        header.press(26, false);
+        assert_eq!(pressed.recv_timeout(Duration::from_secs(20)).unwrap(), Press::Short);
+        drop(button);
+        assert_eq!(header.seen(26), None, "let go");
+    }
+}
