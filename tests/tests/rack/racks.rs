@@ -1,9 +1,9 @@
 //! The rack itself: what starts it says, and that nothing is left of it.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
-use anyhow::{Result, ensure};
-use minidc_tests::{Rack, run};
+use anyhow::{Context, Result, ensure};
+use minidc_tests::{Rack, eventually, memory::Memory, run};
 
 pub(crate) const ALL: &[crate::Promise] = &[
     (
@@ -14,6 +14,10 @@ pub(crate) const ALL: &[crate::Promise] = &[
     (
         "a_second_rack_lives_beside_the_first_and_goes_also_after_a_crash",
         a_second_rack_lives_beside_the_first_and_goes_also_after_a_crash,
+    ),
+    (
+        "a_board_of_512_mb_keeps_250_mb_for_pods",
+        a_board_of_512_mb_keeps_250_mb_for_pods,
     ),
 ];
 
@@ -62,6 +66,57 @@ fn a_second_rack_lives_beside_the_first_and_goes_also_after_a_crash(rack: &Rack)
     })();
     let gone = down_leaves_nothing(&second);
     outcome.and(gone)
+}
+
+fn a_board_of_512_mb_keeps_250_mb_for_pods(_: &Rack) -> Result<()> {
+    let (small, _) = Rack::up_with("e2e-small", 2, &["--memory", "512"])?;
+    let outcome = hold_250_mb(&small);
+    let gone = down_leaves_nothing(&small);
+    outcome.and(gone)
+}
+
+/// Beside five small pods, pods that have 250 MiB in their hands stay alive, and the node with them.
+fn hold_250_mb(rack: &Rack) -> Result<()> {
+    const WANTED: f64 = 250.0 * 1024.0 * 1024.0;
+    let pod = |name: &str, command: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  nodeName: pi-2\n  terminationGracePeriodSeconds: 0\n  \
+             containers:\n  - name: main\n    image: minidc.local/web:1\n    imagePullPolicy: IfNotPresent\n    command: [\"/bin/sh\", \"-c\", {command:?}]\n"
+        )
+    };
+    // dd fills its buffer, then waits for somebody who reads it
+    let mut pods = pod("greedy", "busybox dd if=/dev/zero bs=250M count=1 | sleep 600");
+    for number in 0..5 {
+        pods.push_str(&pod(&format!("small-{number}"), "sleep 600"));
+    }
+    let daemons = || rack.in_node("pi-2", &["pgrep", "minidc|containerd$|avahi-daemon"]);
+    let before = daemons()?;
+    rack.kubectl_with(&["apply", "-f", "-"], &pods)?;
+    let mut memory = Memory::default();
+    eventually(Duration::from_secs(60), "pods with 250 MiB", || {
+        memory = Memory::of(&rack.name, "pi-2")?;
+        Ok(memory.pods.processes >= 6 && memory.pods.bytes() >= WANTED)
+    })?;
+    // whoever is short of memory is killed within moments; there is nothing to wait for but time
+    std::thread::sleep(Duration::from_secs(10));
+    memory = Memory::of(&rack.name, "pi-2")?;
+    let mebi = |bytes: f64| bytes / f64::from(1 << 20);
+    println!(
+        "pods have {:.0} MiB, the node itself {:.0} MiB",
+        mebi(memory.pods.bytes()),
+        mebi(memory.of_the_node())
+    );
+    ensure!(memory.pods.bytes() >= WANTED, "{memory:?}");
+    ensure!(memory.of_the_node() < 262.0 * 1024.0 * 1024.0, "{memory:?}");
+    ensure!(daemons()? == before, "a daemon was started again");
+    ensure!(rack.node_is("pi-2", "True")?);
+    let pods = rack.get(&["pods"])?;
+    let pods = pods["items"].as_array().context("no pods")?;
+    let well = |pod: &serde_json::Value| {
+        pod["status"]["phase"] == "Running" && pod["status"]["containerStatuses"][0]["restartCount"] == 0
+    };
+    ensure!(pods.len() == 6 && pods.iter().all(well), "{pods:#?}");
+    Ok(())
 }
 
 /// Takes the rack down and looks for anything that bears its name.
