@@ -347,9 +347,15 @@ mod tests {
         assert_eq!(read(&mut card, &partition, "minidc.toml").unwrap().unwrap(), now);
         assert!(!card.0.windows(21).any(|bytes| bytes == b"not-to-be-found-again"));
         let changed: Vec<usize> = (0..before.len()).filter(|at| before[*at] != card.0[*at]).collect();
-        assert!(changed[changed.len() - 1] - changed[0] < 8 << 10, "only the file's own clusters");
+        assert!(
+            changed[changed.len() - 1] - changed[0] < 8 << 10,
+            "only the file's own clusters"
+        );
         let longer = [b'x'; 9000];
-        assert_eq!(overwrite(&mut card, &partition, "minidc.toml", &longer).unwrap(), longer);
+        assert_eq!(
+            overwrite(&mut card, &partition, "minidc.toml", &longer).unwrap(),
+            longer
+        );
     }
 
     #[test]

@@ -60,8 +60,8 @@ pub struct Config {
     pub directory: PathBuf,
     /// To join with, where there is no identity yet.
     pub token: Option<Token>,
-    /// `HOST:PORT` to dial besides what discovery finds.
-    pub server: Option<String>,
+    /// `HOST:PORT`s to dial besides what discovery finds.
+    pub servers: Vec<String>,
     /// Where control planes are found.
     pub discovery: Arc<dyn Discovery>,
 }

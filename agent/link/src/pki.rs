@@ -13,7 +13,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub use accept::{Accepted, Acceptor, Application};
-pub use identity::{ClusterIdentity, Issued, NODE_LIFETIME, Signed};
+pub use identity::{ClusterIdentity, Issued, NODE_LIFETIME, Parts, Signed};
 pub(crate) use identity::{make_request, new_key, random_u32, subject};
 pub use serving::ServingCertificate;
 pub use verify::{Peer, client_config, peer, server_config};

@@ -23,6 +23,17 @@ pub(crate) enum Command {
     Server(ServerArgs),
     /// Run a node: find the control plane, join it, run its pods
     Agent(AgentArgs),
+    /// Run what the configuration file says this machine is: server or agent
+    Run(CommonArgs),
+    /// What a board does with its card at each start, before its network is up
+    #[command(subcommand)]
+    Boot(BootCommand),
+    /// What the clock is judged by
+    Clock {
+        /// What to do [default: show it]
+        #[command(subcommand)]
+        command: Option<ClockCommand>,
+    },
     /// A rack of virtual Pis on this machine, for trying things out
     #[command(subcommand)]
     Rack(RackCommand),
@@ -43,6 +54,11 @@ pub(crate) enum Command {
     /// The file on a card that says what its board is
     #[command(subcommand)]
     Seed(SeedCommand),
+    /// The lights of this board
+    #[command(subcommand)]
+    Led(LedCommand),
+    /// Let a board show itself by its lights, for a minute
+    Locate(LocateArgs),
     /// Print a kubeconfig that works from here; for a cluster flashed here, find it first
     Kubeconfig(KubeconfigArgs),
     /// Show what runs here and how the cluster is
@@ -94,9 +110,9 @@ pub(crate) struct AgentArgs {
     /// Options that server and agent share
     #[command(flatten)]
     pub(crate) common: CommonArgs,
-    /// The control plane, where mDNS does not reach it
+    /// The control plane, where mDNS does not reach it; may be given several times
     #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) server: Option<String>,
+    pub(crate) server: Vec<String>,
     /// Join token from `minidc token create`; needed once
     #[arg(long, env = "MINIDC_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
@@ -135,6 +151,51 @@ pub(crate) enum TokenCommand {
     List(ClientArgs),
 }
 
+/// `minidc led …`
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum LedCommand {
+    /// Walk through all states on the real lights, and name them
+    Test {
+        /// Seconds for each state
+        #[arg(long, default_value_t = 6.0)]
+        seconds: f32,
+        /// Only this state, such as ready, or this reason, such as disk-pressure
+        state: Option<String>,
+    },
+    /// Draw the lights as the agent on this board switches them, live; Ctrl-C ends it
+    Show {
+        /// One picture only
+        #[arg(long)]
+        once: bool,
+    },
+    /// Leave the lights standing still, as of a board where nobody lives; for systemd, when the agent has ended
+    Fault {
+        /// Go on holding them until ended
+        #[arg(long)]
+        hold: bool,
+    },
+    /// Try two pins that nothing is wired to: what is set is read back, what must be refused is refused
+    #[command(hide = true)]
+    Suite {
+        /// Their GPIO numbers
+        #[arg(num_args = 2, required = true)]
+        pins: Vec<u8>,
+    },
+}
+
+/// Options of `minidc locate`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LocateArgs {
+    /// Name of the node
+    pub(crate) node: String,
+    /// Stop it before its time
+    #[arg(long)]
+    pub(crate) stop: bool,
+    /// Options to reach the API
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
 /// `minidc node …`
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
@@ -150,6 +211,8 @@ pub(crate) enum NodeCommand {
     },
     /// On a node that met another or older store: accept it and drop what it does not know
     Adopt,
+    /// On a node that minidc is taken off: stop all pods here and remove their network. Its identity and data stay
+    Clear,
 }
 
 /// `minidc image …`
@@ -281,6 +344,37 @@ pub(crate) enum SeedCommand {
     },
     /// Print an empty minidc.toml with remarks
     Template,
+}
+
+/// `minidc boot …`
+#[derive(Debug, Subcommand)]
+pub(crate) enum BootCommand {
+    /// Let the data partition reach to the end of the card
+    Grow {
+        /// The whole card, or an image file [default: what this system was started from]
+        #[arg(long, value_name = "DISK")]
+        card: Option<PathBuf>,
+    },
+    /// Make of the seed on the card what the rest of the system reads. Exit status 2: the seed is refused and the one before
+    /// is used; 3: there is nothing to start
+    Seed {
+        /// The whole card, or an image file [default: what this system was started from]
+        #[arg(long, value_name = "DISK")]
+        card: Option<PathBuf>,
+        /// Directory that survives a reboot
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/minidc")]
+        data: PathBuf,
+        /// Write all other files below this directory, and leave this machine's host name and clock alone
+        #[arg(long, value_name = "DIR", default_value = "/")]
+        root: PathBuf,
+    },
+}
+
+/// `minidc clock …`
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum ClockCommand {
+    /// Say that the clock is right: it never shows an earlier time from then on
+    Confirm,
 }
 
 /// `minidc rack …`

@@ -1,8 +1,12 @@
 //! What the short-lived subcommands do, a file each.
 
+pub(crate) mod boot;
+pub(crate) mod clock;
 pub(crate) mod flash;
 pub(crate) mod image;
 pub(crate) mod kubeconfig;
+pub(crate) mod led;
+pub(crate) mod locate;
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod rack;

@@ -16,6 +16,8 @@ pub(crate) const DEFAULT_PATH: &str = "/etc/minidc/config.toml";
 pub(crate) struct Config {
     /// Name of this node; the host name when not given.
     pub(crate) name: Option<String>,
+    /// What `minidc run` does.
+    pub(crate) role: Option<Role>,
     /// Directory that survives a reboot.
     pub(crate) data: PathBuf,
     /// Directory that does not.
@@ -32,12 +34,26 @@ pub(crate) struct Config {
     pub(crate) dns: Dns,
     /// `[leds]`
     pub(crate) leds: Leds,
+    /// `[clock]`
+    pub(crate) clock: Clock,
+}
+
+/// What a machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Role {
+    /// Control plane, with a node beside it.
+    Server,
+    /// Node.
+    #[serde(alias = "node")]
+    Agent,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             name: None,
+            role: None,
             data: "/var/lib/minidc".into(),
             run: "/run/minidc".into(),
             log: "info".into(),
@@ -46,6 +62,7 @@ impl Default for Config {
             agent: Agent::default(),
             dns: Dns::default(),
             leds: Leds::default(),
+            clock: Clock::default(),
         }
     }
 }
@@ -102,23 +119,75 @@ impl Default for Server {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Agent {
-    /// `HOST:PORT` of the control plane, for networks without mDNS.
-    pub(crate) server: Option<String>,
+    /// `HOST` or `HOST:PORT` of the control plane (one, or a list of some), for networks without mDNS.
+    pub(crate) server: Servers,
     /// Join token; needed once.
     pub(crate) token: Option<String>,
     /// File that holds the join token, so that it is on no command line.
     pub(crate) token_file: Option<PathBuf>,
-    /// containerd's socket.
+    /// containerd's socket; when not given, that of minidc's own containerd where there is one, else the system's.
     pub(crate) containerd: PathBuf,
+    /// Directory of the pods' logs.
+    pub(crate) pod_logs: PathBuf,
+}
+
+/// Port of the control plane where none is given.
+const PORT: u16 = 6443;
+/// The runtime directory of `minidc-containerd.service`, and the socket in it.
+const OWN_CONTAINERD: &str = "/run/minidc-containerd";
+const SYSTEM_CONTAINERD: &str = "/run/containerd/containerd.sock";
+
+fn containerd() -> PathBuf {
+    let own = Path::new(OWN_CONTAINERD);
+    // the directory, not the socket: containerd may still be starting
+    if own.is_dir() {
+        own.join("containerd.sock")
+    } else {
+        SYSTEM_CONTAINERD.into()
+    }
+}
+
+/// Addresses of a control plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "OneOrMany")]
+pub(crate) struct Servers(pub(crate) Vec<String>);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "it must be \"HOST:PORT\", or a list of such")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<OneOrMany> for Servers {
+    fn from(given: OneOrMany) -> Self {
+        match given {
+            OneOrMany::One(server) => Self(vec![server]),
+            OneOrMany::Many(servers) => Self(servers),
+        }
+    }
+}
+
+impl Servers {
+    /// Each as `HOST:PORT`.
+    pub(crate) fn with_ports(&self) -> Vec<String> {
+        let complete = |server: &String| match server.parse::<std::net::IpAddr>() {
+            Ok(address) => SocketAddr::from((address, PORT)).to_string(),
+            Err(_) if server.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => server.clone(),
+            Err(_) => format!("{server}:{PORT}"),
+        };
+        self.0.iter().map(complete).collect()
+    }
 }
 
 impl Default for Agent {
     fn default() -> Self {
         Self {
-            server: None,
+            server: Servers::default(),
             token: None,
             token_file: None,
-            containerd: "/run/containerd/containerd.sock".into(),
+            containerd: containerd(),
+            pod_logs: "/var/log/pods".into(),
         }
     }
 }
@@ -159,6 +228,20 @@ pub(crate) enum LedDriver {
     Fake,
     /// No LEDs.
     None,
+}
+
+/// The clock of this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Clock {
+    /// Set it when it is behind what can be true at least.
+    pub(crate) set: bool,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { set: true }
+    }
 }
 
 /// What is wrong with a configuration file.
@@ -290,9 +373,28 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.cluster.name, "rack1");
-        assert_eq!(config.agent.server.as_deref(), Some("pi-1.local:6443"));
+        assert_eq!(config.agent.server.0, ["pi-1.local:6443"]);
         assert_eq!(config.leds.driver, LedDriver::None);
         assert_eq!(config.leds.parts.unwrap().len(), 2);
         assert_eq!(config.leds.board.button.unwrap().gpio, 21);
+    }
+
+    #[test]
+    fn the_role_is_one_of_two_and_a_seed_may_call_an_agent_a_node() {
+        assert_eq!(parse("role = \"server\"").unwrap().role, Some(Role::Server));
+        assert_eq!(parse("role = \"agent\"").unwrap().role, Some(Role::Agent));
+        assert_eq!(parse("role = \"node\"").unwrap().role, Some(Role::Agent));
+        assert!(parse("role = \"master\"").unwrap_err().contains("server"));
+    }
+
+    #[test]
+    fn servers_are_one_or_many_and_get_the_port_that_they_lack() {
+        let servers = |text: &str| parse(&format!("[agent]\nserver = {text}\n")).map(|config| config.agent.server.with_ports());
+        assert_eq!(servers("\"10.0.0.1\"").unwrap(), ["10.0.0.1:6443"]);
+        assert_eq!(
+            servers("[\"fd00::1\", \"[fd00::1]:7\", \"pi-1.local\", \"pi-1.local:7\"]").unwrap(),
+            ["[fd00::1]:6443", "[fd00::1]:7", "pi-1.local:6443", "pi-1.local:7"]
+        );
+        assert!(servers("5").is_err());
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     commands::kubeconfig::{Contents, with_address, write_private},
     config::{self, Config},
     listener::Listener,
-    node,
+    node, roll_call,
     sessions::{Ranges, Sessions},
 };
 
@@ -180,16 +180,25 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         pod_range: None,
     })?;
     parts.spawn(watch_identities(store.clone(), link.clone(), shutdown.clone()));
+    let (roll, known) = tokio::sync::watch::channel(roll_call::Roll::new());
+    parts.spawn(roll_call::run(
+        store.clone(),
+        api.clone(),
+        link.clone(),
+        roll,
+        shutdown.clone(),
+    ));
     if config.server.node {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let local = node::Local {
             identity: Arc::clone(&identity),
             address,
             link: link.clone(),
+            roll: known,
         };
         parts.spawn(node::run(config.clone(), Some(local), shutdown.clone()));
     } else {
-        parts.spawn(node::report_without_node(config.clone(), shutdown.clone()));
+        parts.spawn(node::report_without_node(config.clone(), known, shutdown.clone()));
     }
     let outcome = supervise(parts, shutdown).await;
     store.close().await;

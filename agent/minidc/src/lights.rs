@@ -6,18 +6,74 @@ use std::{path::Path, time::Duration};
 use anyhow::Context;
 use minidc_hardware::{
     Board, Button, Driver, End, Error, FakePins, Fan, Fault, LOG, Lights, NodeHealth, Notifier, Part, Press, Recorder,
-    Source, Watchdog, outputs,
+    Reason, Source, Watchdog, outputs, unix_milliseconds,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, LedDriver};
+use crate::{
+    config::{Config, LedDriver},
+    roll_call::Roll,
+};
 
+/// Between two words about a health that does not change.
+const LOOK: Duration = Duration::from_secs(1);
 /// Without a new word about the node's health for so long, nobody is told that the agent lives.
 const SILENCE: Duration = Duration::from_millis(2500);
 
-/// The pin map that holds here, what is to be driven of it, and with what.
-pub(crate) fn wired(config: &Config) -> anyhow::Result<(Source, Board, Vec<Part>)> {
+/// File in the run directory by which `minidc led test` says what it wishes to see.
+const WISH: &str = "led-wish";
+
+/// What is wired.
+pub(crate) struct Wired {
+    /// What it is driven with.
+    pub(crate) source: Source,
+    /// The pin map that holds here.
+    pub(crate) board: Board,
+    /// What of it is to be driven.
+    pub(crate) parts: Vec<Part>,
+}
+
+/// What is wired and the lights of it, opened.
+pub(crate) struct Opened {
+    wired: Wired,
+    /// The lights that could be had.
+    pub(crate) lights: Lights,
+}
+
+/// What `minidc led test` wishes to see in place of what is so.
+pub(crate) struct Wish {
+    /// What is to be said.
+    pub(crate) reason: Reason,
+    /// For how long, in milliseconds.
+    pub(crate) for_ms: u128,
+}
+
+impl Wish {
+    /// Tells the agent that uses this run directory; it looks each second.
+    pub(crate) fn write(&self, run: &Path) -> anyhow::Result<()> {
+        let until = u128::from(unix_milliseconds()) + self.for_ms;
+        let path = run.join(WISH);
+        std::fs::write(&path, format!("{} {until}", self.reason.name())).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Wishes nothing any more.
+    pub(crate) fn take_back(run: &Path) {
+        let _ = std::fs::remove_file(run.join(WISH));
+    }
+
+    /// What is wished now.
+    fn read(run: &Path) -> Option<Reason> {
+        let text = std::fs::read_to_string(run.join(WISH)).ok()?;
+        let (name, until) = text.split_once(' ')?;
+        // of one who did not take it back, nothing stays
+        let holds = until.parse::<u64>().ok()? + 2000 > unix_milliseconds();
+        holds.then(|| Reason::named(name)).flatten()
+    }
+}
+
+/// What the configuration says is wired here.
+pub(crate) fn wired(config: &Config) -> anyhow::Result<Wired> {
     let source = match config.leds.driver {
         LedDriver::Fake => Source::Fake(FakePins::default()),
         LedDriver::Auto | LedDriver::None => Source::Real,
@@ -32,14 +88,18 @@ pub(crate) fn wired(config: &Config) -> anyhow::Result<(Source, Board, Vec<Part>
         (_, Some(parts)) => parts.clone(),
         (_, None) => Part::usual(),
     };
-    Ok((source, board.changed(config.leds.board.clone()), parts))
+    Ok(Wired {
+        source,
+        board: board.changed(config.leds.board.clone()),
+        parts,
+    })
 }
 
 /// Opens the lights; of those that cannot be had it says so in a line, and goes on.
-pub(crate) fn open(config: &Config, recorder: &Recorder) -> anyhow::Result<(Source, Board, Vec<Part>, Lights)> {
-    let (source, board, parts) = wired(config)?;
-    let (mut outputs, failures) = outputs::open(&source, &board, &parts, recorder, &config.run);
-    report(&board, &failures, config.leds.parts.is_some());
+pub(crate) fn open(config: &Config, recorder: &Recorder) -> anyhow::Result<Opened> {
+    let wired = wired(config)?;
+    let (mut outputs, failures) = outputs::open(&wired.source, &wired.board, &wired.parts, recorder, &config.run);
+    report(&wired.board, &failures, config.leds.parts.is_some());
     if outputs.is_empty() && config.leds.driver == LedDriver::Auto {
         // what the state is can be looked up all the same
         outputs.push(Box::new(outputs::Onboard::fake(recorder.clone())));
@@ -50,7 +110,7 @@ pub(crate) fn open(config: &Config, recorder: &Recorder) -> anyhow::Result<(Sour
         run: Some(config.run.clone()),
         watchdog,
     };
-    Ok((source, board, parts, lights))
+    Ok(Opened { wired, lights })
 }
 
 /// One line for a board without usable pins, whatever was wanted of them; the others each with what to do.
@@ -85,10 +145,12 @@ fn open_watchdog(path: &Path) -> Option<Watchdog> {
 pub(crate) async fn run(
     config: Config,
     mut health: watch::Receiver<NodeHealth>,
+    roll: Option<watch::Receiver<Roll>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let recorder = Recorder::new((config.leds.driver != LedDriver::None).then(|| config.run.join(LOG)).as_deref())?;
-    let (source, board, parts, lights) = open(&config, &recorder)?;
+    let Opened { wired, lights } = open(&config, &recorder)?;
+    let Wired { source, board, parts } = wired;
     let driver = Driver::start(lights).context("start the thread of the lights")?;
     let teller = driver.teller();
     let (press, mut presses) = mpsc::channel(4);
@@ -112,6 +174,10 @@ pub(crate) async fn run(
     loop {
         let now = health.borrow_and_update().clone();
         teller.health(&now);
+        teller.wish(Wish::read(&config.run));
+        if let Some(roll) = &roll {
+            teller.nodes(roll.borrow().values().map(|seen| seen.state).collect());
+        }
         notify("WATCHDOG=1");
         if let Some(fan) = &mut fan
             && let Err(error) = fan.follow(now.temperature_celsius)
@@ -133,6 +199,32 @@ pub(crate) async fn run(
     drop((button, fan));
     tokio::task::spawn_blocking(move || driver.stop(End::Off)).await?;
     Ok(())
+}
+
+/// Speaks of a health that does not change, as of a board that runs no node, until `shutdown`; with `roll`, of the nodes that
+/// are lost.
+///
+/// # Errors
+/// None at present.
+pub(crate) async fn repeat(
+    health: watch::Sender<NodeHealth>,
+    mut roll: Option<watch::Receiver<Roll>>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+        let lost = roll.as_mut().map_or(0, |roll| lost(&roll.borrow_and_update()));
+        health.send_modify(|health| health.nodes_lost = lost);
+    }
+}
+
+/// How many nodes are not heard of.
+pub(crate) fn lost(roll: &Roll) -> u32 {
+    u32::try_from(roll.values().filter(|seen| seen.lost).count()).unwrap_or(u32::MAX)
 }
 
 /// A part that cannot be had is told of, and done without.

@@ -6,9 +6,11 @@
 //! - SIGHUP does nothing: a changed configuration file is read at the next start.
 
 mod addresses;
+mod boot;
 mod carrier;
 mod cli;
 mod client;
+mod clock;
 mod clusters;
 mod commands;
 mod config;
@@ -24,9 +26,11 @@ mod network_condition;
 mod networking;
 mod node;
 mod reports;
+mod roll_call;
 mod sessions;
+mod stages;
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +38,7 @@ use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::Subscriber
 
 use crate::{
     cli::{Cli, Command, CommonArgs},
-    config::Config,
+    config::{Config, Role, Servers},
 };
 
 /// Version of the program, as `minidc version` prints it.
@@ -43,19 +47,25 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 fn main() -> ExitCode {
     commands::end_quietly_on_a_broken_pipe();
     let cli = Cli::parse();
+    // these make the configuration, so that they must not fail on it
+    if let Command::Boot(command) = cli.command {
+        return ended(commands::boot::run(command));
+    }
+    let config_file = cli.config.clone();
     let result = Config::load(cli.config.as_deref())
         .map_err(anyhow::Error::from)
-        .and_then(|config| run(cli.command, config));
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("minidc: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+        .and_then(|config| run(cli.command, config, config_file.as_deref()));
+    ended(result)
 }
 
-fn run(command: Command, mut config: Config) -> anyhow::Result<ExitCode> {
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("minidc: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command, mut config: Config, config_file: Option<&Path>) -> anyhow::Result<ExitCode> {
     match command {
         // process 1 of a virtual Pi must not have threads when it makes its namespaces
         Command::Rack(cli::RackCommand::Init { spec }) => return commands::rack::init(&spec),
@@ -68,8 +78,11 @@ fn run(command: Command, mut config: Config) -> anyhow::Result<ExitCode> {
         }
         _ => {}
     }
-    let long_running = matches!(command, Command::Server(_) | Command::Agent(_));
-    if let Command::Server(cli::ServerArgs { common, .. }) | Command::Agent(cli::AgentArgs { common, .. }) = &command {
+    let long_running = matches!(command, Command::Server(_) | Command::Agent(_) | Command::Run(_));
+    if let Command::Server(cli::ServerArgs { common, .. })
+    | Command::Agent(cli::AgentArgs { common, .. })
+    | Command::Run(common) = &command
+    {
         apply_common(&mut config, common);
     }
     start_log(if long_running { &config.log } else { "warn" })?;
@@ -92,20 +105,40 @@ fn run(command: Command, mut config: Config) -> anyhow::Result<ExitCode> {
                 apply_agent(&mut config, arguments);
                 node::run_agent(config, stop_signal()?).await
             }
+            Command::Run(_) => run_role(config, config_file).await,
+            Command::Clock { command } => commands::clock::run(command.is_some(), &config),
             Command::Rack(command) => return commands::rack::run(command).await,
             Command::Token(command) => commands::token::run(command, &config).await,
             Command::Node(command) => commands::node::run(command, &config).await,
             Command::Image(command) => commands::image::run(command, &config).await,
             Command::Net(command) => commands::net::run(command, &config).await,
+            Command::Led(command) => commands::led::run(command, config).await,
+            Command::Locate(arguments) => commands::locate::run(arguments, &config).await,
             Command::Kubeconfig(arguments) => commands::kubeconfig::run(arguments, &config).await,
             Command::Status(arguments) => commands::status::run(arguments, &config).await,
-            Command::Flash(_) | Command::Seed(_) | Command::Version => Ok(()),
+            Command::Boot(_) | Command::Flash(_) | Command::Seed(_) | Command::Version => Ok(()),
         }
         .map(|()| ExitCode::SUCCESS)
     });
     // a blocking read of a dead disk must not keep the process
     runtime.shutdown_timeout(std::time::Duration::from_secs(3));
     code
+}
+
+/// Runs what the configuration says.
+async fn run_role(config: Config, config_file: Option<&Path>) -> anyhow::Result<()> {
+    match config.role {
+        Some(Role::Server) => control_plane::run(config, stop_signal()?).await,
+        Some(Role::Agent) => node::run_agent(config, stop_signal()?).await,
+        None => match boot::Left::read(&config) {
+            Some(left) => node::wait_for_a_person(config, left, stop_signal()?).await,
+            None => anyhow::bail!(
+                "{} does not say what this machine is. Write for a control plane:\n\n    role = \"server\"\n    cluster.name = \"NAME\"\n\n\
+                 or for a node (`minidc token create` on the control plane prints the token):\n\n    role = \"agent\"\n    agent.token = \"minidc1.…\"",
+                config_file.unwrap_or(Path::new(config::DEFAULT_PATH)).display()
+            ),
+        },
+    }
 }
 
 fn start_log(filter: &str) -> anyhow::Result<()> {
@@ -182,7 +215,9 @@ fn apply_agent(config: &mut Config, arguments: cli::AgentArgs) {
         token_file,
         common: _,
     } = arguments;
-    config.agent.server = server.or(config.agent.server.take());
+    if !server.is_empty() {
+        config.agent.server = Servers(server);
+    }
     if token.is_some() || token_file.is_some() {
         (config.agent.token, config.agent.token_file) = (token, token_file);
     }

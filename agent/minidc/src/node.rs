@@ -26,7 +26,7 @@ use tokio::{io::AsyncRead, sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    addresses,
+    addresses, boot, clock,
     commands::status::{FILE, SERVER_ONLY, Status},
     config::Config,
     control_plane::{make_private, supervise},
@@ -37,6 +37,8 @@ use crate::{
     network_condition,
     networking::{Names, Networking, upstreams},
     reports::Reports,
+    roll_call::Roll,
+    stages::{self, Stages},
 };
 
 /// A clock this far behind the control plane's is set by it.
@@ -50,6 +52,8 @@ pub(crate) struct Local {
     pub(crate) address: SocketAddr,
     /// Where the node's key is put on record.
     pub(crate) link: Server,
+    /// What is known of all nodes.
+    pub(crate) roll: watch::Receiver<Roll>,
 }
 
 /// Name of this node: the configured one, else the host name.
@@ -80,9 +84,13 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     make_private(&directory)?;
     std::fs::create_dir_all(&config.run).with_context(|| format!("make {}", config.run.display()))?;
 
+    let stages = Stages::begin(&config.run);
     let health = watch::Sender::new(NodeHealth::default());
     let mut parts = JoinSet::new();
-    parts.spawn(lights::run(config.clone(), health.subscribe(), shutdown.clone()));
+    let roll = local.as_ref().map(|local| local.roll.clone());
+    parts.spawn(lights::run(config.clone(), health.subscribe(), roll.clone(), shutdown.clone()));
+    tokio::spawn(stages::watch_network(Stages::new(&config.run), shutdown.clone()));
+    parts.spawn(clock::keep(config.data.clone(), config.clock.set, shutdown.clone()));
 
     // the kubelet and the link need each other: the link is handed to the kubelet's upstream once it is made
     let (desired_sender, desired) = watch::channel(Arc::new(Desired::default()));
@@ -92,6 +100,7 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     kubelet_config.data.clone_from(&directory);
     kubelet_config.run.clone_from(&config.run);
     kubelet_config.containerd.clone_from(&config.agent.containerd);
+    kubelet_config.log_dir.clone_from(&config.agent.pod_logs);
     let kubelet = Kubelet::new(
         kubelet_config,
         Arc::clone(&upstream) as Arc<dyn ControlPlane>,
@@ -109,10 +118,10 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
         node: node.clone(),
         directory: directory.clone(),
         token: read_token(&config)?,
-        server: local
-            .as_ref()
-            .map(|local| local.address.to_string())
-            .or_else(|| config.agent.server.clone()),
+        servers: match &local {
+            Some(local) => vec![local.address.to_string()],
+            None => config.agent.server.with_ports(),
+        },
         discovery: mdns,
     };
     if let Some(local) = &local {
@@ -125,6 +134,7 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
         name: node.clone(),
         kubelet: handle.clone(),
         health: health.clone(),
+        may_set_clock: config.clock.set,
     });
     let (link, link_handle) = NodeLink::new(link_config, board)?;
     upstream.set(link_handle.clone());
@@ -196,6 +206,7 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     ));
     parts.spawn(adopt_on_signal(link_handle.clone(), shutdown.clone()));
     let watched = Watched {
+        roll,
         data: config.data.clone(),
         sensors: sensors::Sensors::default(),
         link: link_handle.state(),
@@ -204,33 +215,96 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
         proxy: proxy_state.subscribe(),
         dns_problem: dns_problem.subscribe(),
         handle,
+        trouble: boot::Left::read(&config).map(|left| left.trouble),
     };
     let role = if local.is_some() { "server and node" } else { "node" };
     parts.spawn(keep_health(
         watched,
         health,
         StatusFile::new(&config, &node, role),
+        stages,
         shutdown.clone(),
     ));
     supervise(parts, shutdown).await
 }
 
+/// Says by LEDs and `minidc status` why nothing runs here, until `shutdown`: the card has to be changed by a person.
+///
+/// # Errors
+/// If the LEDs fail.
+pub(crate) async fn wait_for_a_person(
+    config: Config,
+    left: boot::Left,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.run).with_context(|| format!("make {}", config.run.display()))?;
+    tracing::error!("nothing is started here: {}", left.text);
+    let mut health = NodeHealth::default();
+    left.trouble.show(&mut health);
+    let mut file = StatusFile::new(&config, &name(&config)?, "nothing");
+    file.write("none: see below", &Reason::of(&health).to_string(), 0);
+    let health = watch::Sender::new(health);
+    let mut parts = JoinSet::new();
+    parts.spawn(lights::run(config.clone(), health.subscribe(), None, shutdown.clone()));
+    parts.spawn(lights::repeat(health, None, shutdown.clone()));
+    let outcome = supervise(parts, shutdown).await;
+    file.remove();
+    outcome
+}
+
 /// Keeps `minidc status` informed where there is no node.
-pub(crate) async fn report_without_node(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn report_without_node(
+    config: Config,
+    roll: watch::Receiver<Roll>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.run).with_context(|| format!("make {}", config.run.display()))?;
     let mut file = StatusFile::new(&config, &name(&config)?, SERVER_ONLY);
-    file.write("none: this is the control plane", "-", 0);
-    shutdown.cancelled().await;
-    file.remove();
-    Ok(())
+    let health = watch::Sender::new(NodeHealth {
+        stage: Stage::Connected,
+        ..NodeHealth::default()
+    });
+    let mut told = health.subscribe();
+    let mut parts = JoinSet::new();
+    parts.spawn(lights::run(
+        config.clone(),
+        health.subscribe(),
+        Some(roll.clone()),
+        shutdown.clone(),
+    ));
+    parts.spawn(lights::repeat(health, Some(roll), shutdown.clone()));
+    let stop = shutdown.clone();
+    parts.spawn(async move {
+        loop {
+            let said = Reason::of(&told.borrow_and_update()).to_string();
+            file.write("none: this is the control plane", &said, 0);
+            tokio::select! {
+                changed = told.changed() => if changed.is_err() { break },
+                () = stop.cancelled() => break,
+            }
+        }
+        stop.cancelled().await;
+        file.remove();
+        Ok(())
+    });
+    supervise(parts, shutdown).await
 }
 
 fn read_token(config: &Config) -> anyhow::Result<Option<Token>> {
     let text = match (&config.agent.token, &config.agent.token_file) {
         (Some(token), _) => token.clone(),
-        (None, Some(path)) => {
-            std::fs::read_to_string(path).with_context(|| format!("read the join token from {}", path.display()))?
-        }
+        (None, Some(path)) => match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            // whoever has joined needs it no more, and may have removed it
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound && config.data.join("agent/identity.json").exists() =>
+            {
+                return Ok(None);
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("read the join token from {}", path.display()));
+            }
+        },
         (None, None) => return Ok(None),
     };
     let token: Token = text.trim().parse().context("the join token is refused")?;
@@ -317,6 +391,7 @@ struct BoardNode {
     name: String,
     kubelet: minidc_kubelet::Handle,
     health: watch::Sender<NodeHealth>,
+    may_set_clock: bool,
 }
 
 impl Node for BoardNode {
@@ -379,11 +454,18 @@ impl Node for BoardNode {
 
     fn wall_clock(&self, unix_ms: u64) {
         let own = minidc_link::clock::system_milliseconds();
-        if own + CLOCK_TOLERANCE_MS < unix_ms {
-            tracing::warn!(
-                behind_ms = unix_ms - own,
-                "this board's clock is behind the control plane's"
-            );
+        if own.saturating_add(CLOCK_TOLERANCE_MS) >= unix_ms {
+            return;
+        }
+        let behind_ms = unix_ms - own;
+        // who has a time service knows better than the control plane
+        if !self.may_set_clock || clock::is_confirmed() {
+            tracing::warn!(behind_ms, "this board's clock is behind the control plane's");
+            return;
+        }
+        match clock::set(Duration::from_millis(unix_ms)) {
+            Ok(()) => tracing::info!(behind_ms, "the clock was behind the control plane's: set"),
+            Err(error) => tracing::warn!(behind_ms, "the clock is behind the control plane's: {error:#}"),
         }
     }
 }
@@ -448,6 +530,7 @@ const SENSORS: u32 = 5;
 
 /// The facts that make up a node's health.
 struct Watched {
+    roll: Option<watch::Receiver<Roll>>,
     data: std::path::PathBuf,
     sensors: sensors::Sensors,
     link: watch::Receiver<LinkState>,
@@ -456,6 +539,8 @@ struct Watched {
     proxy: watch::Receiver<ProxyState>,
     dns_problem: watch::Receiver<Option<String>>,
     handle: minidc_kubelet::Handle,
+    /// What keeps the board from starting as its card says.
+    trouble: Option<boot::Trouble>,
 }
 
 impl Watched {
@@ -496,7 +581,7 @@ impl Watched {
             disk_pressure: kubelet.disk_pressure,
             memory_pressure: kubelet.memory_pressure,
             temperature_celsius: sample.temperature_millicelsius.map(|thousandths| thousandths as f32 / 1000.0),
-            nodes_lost: before.nodes_lost,
+            nodes_lost: self.roll.as_mut().map_or(0, |roll| lights::lost(&roll.borrow_and_update())),
             locate: before.locate,
         }
     }
@@ -506,6 +591,7 @@ async fn keep_health(
     mut watched: Watched,
     health: watch::Sender<NodeHealth>,
     mut file: StatusFile,
+    mut stages: Stages,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut look = tokio::time::interval(LOOK);
@@ -516,7 +602,11 @@ async fn keep_health(
             watched.sensors = sensors::read(std::path::Path::new("/"), &watched.data);
         }
         let before = health.borrow().clone();
-        let now = watched.health(&before);
+        let mut now = watched.health(&before);
+        stages.of(&now);
+        if let Some(trouble) = watched.trouble {
+            trouble.show(&mut now);
+        }
         file.write(
             &describe(&watched.link.borrow()),
             &Reason::of(&now).to_string(),
@@ -524,16 +614,13 @@ async fn keep_health(
         );
         // also when it is the same: it is the sign of life that the lights and systemd's watchdog wait for
         health.send_modify(|present| {
-            // these are said by others
-            let (locate, nodes_lost) = (present.locate, present.nodes_lost);
-            *present = NodeHealth {
-                locate,
-                nodes_lost,
-                ..now
-            };
+            // said by somebody else, perhaps just now
+            let locate = present.locate;
+            *present = NodeHealth { locate, ..now };
         });
         tokio::select! {
             _ = look.tick() => looks += 1,
+            changed = changed(watched.roll.as_mut()) => if !changed { break },
             changed = watched.link.changed() => if changed.is_err() { break },
             changed = watched.kubelet.changed() => if changed.is_err() { break },
             changed = watched.network.changed() => if changed.is_err() { break },
@@ -545,6 +632,14 @@ async fn keep_health(
     shutdown.cancelled().await;
     file.remove();
     Ok(())
+}
+
+/// Waits for the next change; false when there will be none. Without anything to watch it waits for ever.
+async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) -> bool {
+    match receiver {
+        Some(receiver) => receiver.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
 }
 
 fn stage(link: &LinkState) -> Stage {

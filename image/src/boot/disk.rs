@@ -17,11 +17,17 @@ impl Root {
     /// Reads the kernel's command line; `None` if it says nothing that can be followed.
     pub fn of_command_line(line: &str) -> Option<Self> {
         // As the kernel has it, the last one counts.
-        let value = line.split_whitespace().rev().find_map(|word| word.strip_prefix("root="))?;
+        let value = line
+            .split_whitespace()
+            .rev()
+            .find_map(|word| word.strip_prefix("root="))?;
         if let Some(id) = value.strip_prefix("PARTUUID=") {
             let (signature, partition) = id.split_once('-')?;
             let right = signature.len() == 8 && partition.len() == 2 && u8::from_str_radix(partition, 16).is_ok();
-            return u32::from_str_radix(signature, 16).ok().filter(|_| right).map(Self::Signature);
+            return u32::from_str_radix(signature, 16)
+                .ok()
+                .filter(|_| right)
+                .map(Self::Signature);
         }
         let name = value.strip_prefix("/dev/")?;
         (!name.is_empty() && !name.contains('/')).then(|| Self::Device(name.to_owned()))
@@ -56,7 +62,11 @@ fn disks(sys: &Path) -> Vec<String> {
     let mut names: Vec<String> = entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| !["loop", "ram", "zram", "dm-", "sr", "md"].iter().any(|prefix| name.starts_with(prefix)))
+        .filter(|name| {
+            !["loop", "ram", "zram", "dm-", "sr", "md"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        })
         .collect();
     names.sort();
     names
@@ -64,7 +74,9 @@ fn disks(sys: &Path) -> Vec<String> {
 
 fn mbr_signature(disk: &Path) -> Option<u32> {
     let mut sector = [0; 512];
-    File::open(disk).and_then(|mut file| file.read_exact(&mut sector)).ok()?;
+    File::open(disk)
+        .and_then(|mut file| file.read_exact(&mut sector))
+        .ok()?;
     let signature = [sector[440], sector[441], sector[442], sector[443]];
     (sector[510..] == [0x55, 0xaa]).then(|| u32::from_le_bytes(signature))
 }
@@ -76,9 +88,15 @@ mod tests {
     #[test]
     fn the_command_line_names_the_root() {
         let cases = [
-            ("console=tty1 root=PARTUUID=6d696469-05 ro", Some(Root::Signature(0x6d69_6469))),
+            (
+                "console=tty1 root=PARTUUID=6d696469-05 ro",
+                Some(Root::Signature(0x6d69_6469)),
+            ),
             ("root=PARTUUID=6D696469-06", Some(Root::Signature(0x6d69_6469))),
-            ("root=/dev/sda1 root=/dev/mmcblk0p5", Some(Root::Device("mmcblk0p5".into()))),
+            (
+                "root=/dev/sda1 root=/dev/mmcblk0p5",
+                Some(Root::Device("mmcblk0p5".into())),
+            ),
             ("root=PARTUUID=0f0e2b0a-93b4-4d6e-8a44-6e4bb8d2a1f0", None),
             ("root=LABEL=root", None),
             ("root=/dev/disk/by-label/x", None),
@@ -113,7 +131,10 @@ mod tests {
         assert_eq!(Root::Signature(5).disk(&sys, &dev), Some(dev.join("mmcblk0")));
         assert_eq!(Root::Signature(9).disk(&sys, &dev), Some(dev.join("sda")));
         assert_eq!(Root::Signature(1).disk(&sys, &dev), None);
-        assert_eq!(Root::Device("mmcblk0p5".into()).disk(&sys, &dev), Some(dev.join("mmcblk0")));
+        assert_eq!(
+            Root::Device("mmcblk0p5".into()).disk(&sys, &dev),
+            Some(dev.join("mmcblk0"))
+        );
         assert_eq!(Root::Device("nvme0n1p1".into()).disk(&sys, &dev), None);
     }
 }

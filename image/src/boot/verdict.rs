@@ -109,7 +109,10 @@ pub fn judge(offer: &Offer<'_>, known: &Known) -> Result<(), Vec<Problem>> {
             format!("the cluster's identity on the data partition cannot be used ({wrong})"),
         );
     } else if let Some(Err(wrong)) = &known.node {
-        judge.say("name", format!("the node's identity on the data partition cannot be used ({wrong})"));
+        judge.say(
+            "name",
+            format!("the node's identity on the data partition cannot be used ({wrong})"),
+        );
     } else if let Some(Ok(cluster)) = &known.server {
         judge.same(seed, Role::Server, cluster);
         if let Some(Ok(member)) = &known.node {
@@ -118,7 +121,9 @@ pub fn judge(offer: &Offer<'_>, known: &Known) -> Result<(), Vec<Problem>> {
         server(&mut judge, offer, Some(cluster));
     } else {
         match (&known.node, seed.membership.role()) {
-            (Some(Ok(member)), Role::Server) if member.joined && offer.authority.is_none() && seed.moved_authority.is_some() => {
+            (Some(Ok(member)), Role::Server)
+                if member.joined && offer.authority.is_none() && seed.moved_authority.is_some() =>
+            {
                 lost(&mut judge);
             }
             (Some(Ok(member)), _) if member.joined => {
@@ -150,7 +155,10 @@ fn server(judge: &mut Judge, offer: &Offer<'_>, own: Option<&Cluster>) {
     if let (Some(pin), Some(moved)) = (offered, moved)
         && !pin.eq_ignore_ascii_case(moved)
     {
-        judge.say("ca_pin", "it is not that of the certificate below [authority]: remove this line");
+        judge.say(
+            "ca_pin",
+            "it is not that of the certificate below [authority]: remove this line",
+        );
     }
     match own {
         Some(own) => {
@@ -183,11 +191,16 @@ fn node(judge: &mut Judge, offer: &Offer<'_>, known: &Known, member: Option<&Mem
         None => known.token.as_ref().filter(|_| member.is_none()),
     };
     if let Some(member) = member
-        && ca_pin.as_ref().is_some_and(|pin| !pin.eq_ignore_ascii_case(&member.cluster.pin))
+        && ca_pin
+            .as_ref()
+            .is_some_and(|pin| !pin.eq_ignore_ascii_case(&member.cluster.pin))
     {
         judge.say(
             "ca_pin",
-            format!("this board belongs to another cluster of the name {:?}: flash the card anew", member.cluster.name),
+            format!(
+                "this board belongs to another cluster of the name {:?}: flash the card anew",
+                member.cluster.name
+            ),
         );
     }
     let Some(token) = token else {
@@ -201,12 +214,21 @@ fn node(judge: &mut Judge, offer: &Offer<'_>, known: &Known, member: Option<&Mem
     }
     if token.node.as_ref().is_some_and(|node| *node != seed.node) {
         let node = token.node.as_deref().unwrap_or_default();
-        judge.say("token", format!("it is for a board with name = {node:?}, not {:?}", seed.node));
+        judge.say(
+            "token",
+            format!("it is for a board with name = {node:?}, not {:?}", seed.node),
+        );
     }
-    if ca_pin.as_ref().is_some_and(|pin| !pin.eq_ignore_ascii_case(&token.cluster.pin)) {
+    if ca_pin
+        .as_ref()
+        .is_some_and(|pin| !pin.eq_ignore_ascii_case(&token.cluster.pin))
+    {
         judge.say("token", "it is of a cluster that ca_pin does not name");
     } else if member.is_some_and(|member| member.cluster.pin != token.cluster.pin) {
-        judge.say("token", "it is of another cluster than the one this board belongs to: flash the card anew");
+        judge.say(
+            "token",
+            "it is of another cluster than the one this board belongs to: flash the card anew",
+        );
     }
 }
 
@@ -312,8 +334,20 @@ mod tests {
         let none = Known::default();
         let cases = [
             ("new card with the laptop's identity", &none, server(), Some('a'), "ok"),
-            ("new card without one", &none, seed(Membership::Server(None)), None, "ok"),
-            ("adopted, power cut before the secrets were removed", &own, server(), Some('a'), "ok"),
+            (
+                "new card without one",
+                &none,
+                seed(Membership::Server(None)),
+                None,
+                "ok",
+            ),
+            (
+                "adopted, power cut before the secrets were removed",
+                &own,
+                server(),
+                Some('a'),
+                "ok",
+            ),
             ("the usual start", &own, moved('a'), None, "ok"),
             ("an identity of somebody else", &own, server(), Some('b'), "authority"),
             ("a seed of another card", &own, moved('b'), None, "ca_pin"),
@@ -367,17 +401,59 @@ mod tests {
         let cases = [
             ("new card", &none, node(), token("rack1", 'a', Some("pi-1")), "ok"),
             ("any node's token", &none, node(), token("rack1", 'a', None), "ok"),
-            ("another node's token", &none, node(), token("rack1", 'a', Some("pi-2")), "token"),
-            ("another cluster's token", &none, node(), token("rack2", 'b', None), "token"),
+            (
+                "another node's token",
+                &none,
+                node(),
+                token("rack1", 'a', Some("pi-2")),
+                "token",
+            ),
+            (
+                "another cluster's token",
+                &none,
+                node(),
+                token("rack2", 'b', None),
+                "token",
+            ),
             ("the usual start", &joined, without.clone(), None, "ok"),
-            ("joined, still with its token", &joined, node(), token("rack1", 'a', Some("pi-1")), "ok"),
+            (
+                "joined, still with its token",
+                &joined,
+                node(),
+                token("rack1", 'a', Some("pi-1")),
+                "ok",
+            ),
             ("another cluster of the same name", &joined, other_pin, None, "ca_pin"),
-            ("another cluster", &joined, moved.clone(), token("rack2", 'b', None), "cluster token"),
+            (
+                "another cluster",
+                &joined,
+                moved.clone(),
+                token("rack2", 'b', None),
+                "cluster token",
+            ),
             ("renamed", &joined, renamed.clone(), None, "name"),
             ("made a server", &joined, server(), Some('a').and(None), "role"),
-            ("moved before it joined", &asking, moved, token("rack2", 'b', None), "ok"),
-            ("renamed before it joined, with the old token", &asking, renamed.clone(), None, "token"),
-            ("renamed before it joined", &asking, renamed, token("rack1", 'a', Some("pi-9")), "ok"),
+            (
+                "moved before it joined",
+                &asking,
+                moved,
+                token("rack2", 'b', None),
+                "ok",
+            ),
+            (
+                "renamed before it joined, with the old token",
+                &asking,
+                renamed.clone(),
+                None,
+                "token",
+            ),
+            (
+                "renamed before it joined",
+                &asking,
+                renamed,
+                token("rack1", 'a', Some("pi-9")),
+                "ok",
+            ),
             ("made a server before it joined", &asking, server(), None, "ok"),
         ];
         for (what, known, seed, token, expected) in cases {

@@ -60,7 +60,9 @@ pub fn grow(target: &mut dyn Target) -> Result<Growth, crate::Error> {
         for slot in 0..4 {
             let (found, expected) = (read_entry(sector, slot), read_entry(&old, slot));
             if (found.0, found.1) != (expected.0, expected.1) {
-                return Err(unexpected(format!("the entries at byte {at} are not where minidc writes them")));
+                return Err(unexpected(format!(
+                    "the entries at byte {at} are not where minidc writes them"
+                )));
             }
         }
         sector[ENTRIES].copy_from_slice(&new[ENTRIES]);

@@ -175,7 +175,10 @@ fn the_data_partition_grows_to_the_end_once_and_nothing_else_changes() {
     let before = card.0.clone();
     let growth = grow(&mut card).unwrap();
     assert!(growth.is_new());
-    assert_eq!((growth.before, growth.data.start, growth.data.end()), (MIB, 9 * MIB, 40 * MIB));
+    assert_eq!(
+        (growth.before, growth.data.start, growth.data.end()),
+        (MIB, 9 * MIB, 40 * MIB)
+    );
     let table = Table::read(&mut card).unwrap();
     assert_eq!(table.check(42 * MIB), Ok(()));
     for number in [1, 2, 3, 5, 6] {
@@ -207,7 +210,10 @@ fn a_growth_that_is_cut_short_anywhere_keeps_the_partitions_and_is_completed_by_
         let table = Table::read(&mut card).unwrap();
         for old in small().partitions.iter().filter(|old| old.number != 4) {
             let new = table.get(old.number).unwrap();
-            assert!(new.start == old.start && new.bytes >= old.bytes, "{new} after {after} bytes");
+            assert!(
+                new.start == old.start && new.bytes >= old.bytes,
+                "{new} after {after} bytes"
+            );
         }
         assert_eq!(grow(&mut card).unwrap().data.end(), 40 * MIB, "after {after} bytes");
         assert_eq!(Table::read(&mut card).unwrap(), small().grown(42 * MIB));

@@ -92,7 +92,7 @@ impl Link {
                 Outcome::Again => continue,
                 Outcome::Nothing { note } => {
                     self.away(note);
-                    (self.config.server.as_ref().map(|_| RESOLVE_AGAIN), true)
+                    ((!self.config.servers.is_empty()).then_some(RESOLVE_AGAIN), true)
                 }
                 Outcome::Failed { reason } => {
                     self.away(reason);
@@ -175,7 +175,7 @@ impl Link {
     async fn addresses(&self) -> Result<Vec<SocketAddr>, Outcome> {
         let mut addresses = Vec::new();
         let mut note = None;
-        if let Some(server) = &self.config.server {
+        for server in &self.config.servers {
             match resolve(server).await {
                 Ok(resolved) => addresses.extend(resolved),
                 Err(error) => note = Some(error.to_string()),

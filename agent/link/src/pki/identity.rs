@@ -43,6 +43,19 @@ pub struct ClusterIdentity {
     pin: Pin,
 }
 
+/// An identity as texts: what its files hold.
+#[derive(Clone, Copy)]
+pub struct Parts<'t> {
+    /// Name of the cluster.
+    pub cluster: &'t str,
+    /// The CA's certificate, PEM.
+    pub ca_certificate: &'t str,
+    /// Its key, PKCS #8 PEM.
+    pub ca_key: &'t str,
+    /// The join key, 64 hex digits.
+    pub join_key: &'t str,
+}
+
 /// A certificate with its key, as PEM.
 pub struct Issued {
     /// The certificate.
@@ -97,34 +110,66 @@ impl ClusterIdentity {
             let bytes = files::read(&directory.join(name))?.ok_or_else(|| wrong(format!("{name} is missing")))?;
             String::from_utf8(bytes).map_err(|_| wrong(format!("{name} is not text")))
         };
-        let cluster = read(CLUSTER)?.trim().to_owned();
-        if !is_label(&cluster) {
-            return Err(wrong(format!(
+        let cluster = read(CLUSTER)?;
+        let parts = Parts {
+            cluster: cluster.trim(),
+            ca_certificate: &read(CA_CERTIFICATE)?,
+            ca_key: &read(CA_KEY)?,
+            join_key: &read(JOIN_KEY)?,
+        };
+        Self::assemble(&parts).map_err(wrong)
+    }
+
+    /// An identity out of its parts, with a sentence about the first that does not fit.
+    pub fn assemble(parts: &Parts<'_>) -> Result<Self, String> {
+        let cluster = parts.cluster;
+        if !is_label(cluster) {
+            return Err(format!(
                 "{CLUSTER} holds {cluster:?}, which is not a lower-case DNS label"
-            )));
+            ));
         }
-        let certificate_pem = read(CA_CERTIFICATE)?;
-        let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
-            .map_err(|error| wrong(format!("{CA_CERTIFICATE} is not a PEM certificate: {error}")))?;
-        let key =
-            KeyPair::from_pem(&read(CA_KEY)?).map_err(|error| wrong(format!("{CA_KEY} is not a PEM key: {error}")))?;
-        let pin = Pin::of_certificate(&certificate).map_err(|error| wrong(format!("{CA_CERTIFICATE}: {error}")))?;
+        let certificate = CertificateDer::from_pem_slice(parts.ca_certificate.as_bytes())
+            .map_err(|error| format!("{CA_CERTIFICATE} is not a PEM certificate: {error}"))?;
+        let key = KeyPair::from_pem(parts.ca_key).map_err(|error| format!("{CA_KEY} is not a PEM key: {error}"))?;
+        let pin = Pin::of_certificate(&certificate).map_err(|error| format!("{CA_CERTIFICATE}: {error}"))?;
         if pin.0 != sha256(&key.subject_public_key_info()) {
-            return Err(wrong(format!("{CA_KEY} is not the key of {CA_CERTIFICATE}")));
+            return Err(format!("{CA_KEY} is not the key of {CA_CERTIFICATE}"));
         }
-        let join_key = unhex(&read(JOIN_KEY)?)
+        let join_key = unhex(parts.join_key)
             .and_then(|bytes| bytes.try_into().ok())
-            .ok_or_else(|| wrong(format!("{JOIN_KEY} is not 64 hex digits")))?;
+            .ok_or_else(|| format!("{JOIN_KEY} is not 64 hex digits"))?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key)
-            .map_err(|error| wrong(format!("{CA_CERTIFICATE} cannot issue: {error}")))?;
+            .map_err(|error| format!("{CA_CERTIFICATE} cannot issue: {error}"))?;
         Ok(Self {
-            cluster,
+            cluster: cluster.to_owned(),
             certificate,
-            certificate_pem,
+            certificate_pem: parts.ca_certificate.to_owned(),
             issuer,
             join_key,
             pin,
         })
+    }
+
+    /// Takes over an identity that was made elsewhere (on the computer that wrote the card) when `directory` does not exist; it is there
+    /// whole or not at all, as with [`ClusterIdentity::load_or_create`]. One that is there already is never replaced: that it is another
+    /// is an error.
+    pub fn adopt(directory: &Path, parts: &Parts<'_>) -> Result<Self, Error> {
+        let wrong = |reason: String| Error::ClusterIdentity {
+            directory: directory.to_owned(),
+            reason,
+        };
+        let offered = Self::assemble(parts).map_err(wrong)?;
+        if !directory.try_exists().map_err(Error::file("look for", directory))? {
+            store(directory, parts)?;
+        }
+        let present = Self::load(directory)?;
+        if present.cluster != offered.cluster || present.pin != offered.pin || present.join_key != offered.join_key {
+            return Err(wrong(format!(
+                "it is of cluster {:?} with pin {}, and is not replaced by that of cluster {:?} with pin {}",
+                present.cluster, present.pin, offered.cluster, offered.pin
+            )));
+        }
+        Ok(present)
     }
 
     /// Name of the cluster.
@@ -326,16 +371,6 @@ fn workshop(directory: &Path) -> PathBuf {
 }
 
 fn create(directory: &Path, cluster: &str) -> Result<(), Error> {
-    let parent = directory.parent().unwrap_or(Path::new("."));
-    files::make_private_directory(parent)?;
-    let workshop = workshop(directory);
-    match fs::remove_dir_all(&workshop) {
-        Ok(()) => tracing::warn!(path = %workshop.display(), "removed a half-made cluster identity"),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::file("remove", workshop)(error)),
-    }
-    files::make_private_directory(&workshop)?;
-
     let key = new_key("the CA's key")?;
     let mut params = long_lived(&format!("minidc {cluster}"), &[]);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -348,14 +383,30 @@ fn create(directory: &Path, cluster: &str) -> Result<(), Error> {
         what: "the CA's certificate".into(),
         source,
     })?;
+    let parts = Parts {
+        cluster,
+        ca_certificate: &certificate.pem(),
+        ca_key: &key.serialize_pem(),
+        join_key: &hex(&random::<32>()?),
+    };
+    store(directory, &parts)
+}
 
-    files::write_private(&workshop.join(CA_KEY), key.serialize_pem().as_bytes())?;
-    files::write_private(&workshop.join(CA_CERTIFICATE), certificate.pem().as_bytes())?;
-    files::write_private(
-        &workshop.join(JOIN_KEY),
-        format!("{}\n", hex(&random::<32>()?)).as_bytes(),
-    )?;
-    files::write_private(&workshop.join(CLUSTER), format!("{cluster}\n").as_bytes())?;
+/// Puts the files where nothing is yet, all at once.
+fn store(directory: &Path, parts: &Parts<'_>) -> Result<(), Error> {
+    let parent = directory.parent().unwrap_or(Path::new("."));
+    files::make_private_directory(parent)?;
+    let workshop = workshop(directory);
+    match fs::remove_dir_all(&workshop) {
+        Ok(()) => tracing::warn!(path = %workshop.display(), "removed a half-made cluster identity"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::file("remove", workshop)(error)),
+    }
+    files::make_private_directory(&workshop)?;
+    files::write_private(&workshop.join(CA_KEY), parts.ca_key.as_bytes())?;
+    files::write_private(&workshop.join(CA_CERTIFICATE), parts.ca_certificate.as_bytes())?;
+    files::write_private(&workshop.join(JOIN_KEY), format!("{}\n", parts.join_key.trim()).as_bytes())?;
+    files::write_private(&workshop.join(CLUSTER), format!("{}\n", parts.cluster).as_bytes())?;
     files::sync_directory(&workshop)?;
     fs::rename(&workshop, directory).map_err(Error::file("rename to", directory))?;
     files::sync_directory(parent)

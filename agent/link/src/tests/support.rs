@@ -491,7 +491,7 @@ impl RunningNode {
             node: name.into(),
             directory: directory.path().to_owned(),
             token,
-            server: server.map(|server| server.to_string()),
+            servers: server.map(|server| server.to_string()).into_iter().collect(),
             discovery: Arc::clone(&discovery) as Arc<dyn crate::discovery::Discovery>,
         };
         let node = Arc::new(FakeNode::default());

@@ -24,7 +24,40 @@ pub(crate) async fn run(command: NodeCommand, config: &Config) -> anyhow::Result
             remove(&mut api, &name).await
         }
         NodeCommand::Adopt => adopt(config),
+        NodeCommand::Clear => clear(config).await,
     }
+}
+
+/// What a package that is removed calls: nothing of minidc runs or shows in the network afterwards.
+async fn clear(config: &Config) -> anyhow::Result<()> {
+    let path = config.run.join(super::status::FILE);
+    let status = std::fs::read(&path).unwrap_or_default();
+    // a file that cannot be read is no reason to keep pods
+    if let Ok(status) = serde_json::from_slice::<super::status::Status>(&status)
+        && status.is_alive()
+    {
+        bail!(
+            "minidc still runs here (process {}): stop it first, or it starts the pods again",
+            status.pid
+        );
+    }
+    // without a runtime there are no pods to stop; its own directories and the network may be there all the same
+    let pods = if config.agent.containerd.exists() {
+        let mut kubelet = minidc_kubelet::Config::new("");
+        kubelet.data = config.data.join("agent");
+        kubelet.run.clone_from(&config.run);
+        kubelet.containerd.clone_from(&config.agent.containerd);
+        kubelet.log_dir.clone_from(&config.agent.pod_logs);
+        minidc_kubelet::clear::clear(&kubelet).await
+    } else {
+        Ok(0)
+    };
+    // the network in any case: pods that stayed would else hold it up
+    let network = minidc_net::clear(std::path::Path::new(crate::networking::CONFLIST)).await;
+    let pods = pods?;
+    network?;
+    println!("{pods} pods stopped; their network is removed");
+    Ok(())
 }
 
 /// Tells the agent on this machine, by the signal that means this.

@@ -5,6 +5,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    boot::Left,
     cli::ClientArgs,
     client::{self, Client},
     config::Config,
@@ -70,6 +71,9 @@ pub(crate) async fn run(arguments: ClientArgs, config: &Config) -> anyhow::Resul
             println!("this machine: minidc does not run here");
         }
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+    }
+    if let Some(left) = Left::read(config) {
+        println!("\n{}", left.text.trim());
     }
     let Ok(kubeconfig) = client::kubeconfig_path(arguments.kubeconfig.as_deref(), config) else {
         return Ok(());
