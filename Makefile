@@ -2,7 +2,7 @@
 export CARGO_TERM_PROGRESS_WHEN ?= never
 MINIDC = target/release/minidc
 
-.PHONY: demo demo-down build packages test bench bench-node bench-dns bench-services image fmt
+.PHONY: demo demo-down build packages test bench bench-node bench-dns bench-services image deb deb-arm64 test-ansible fmt
 
 demo: build            ## a rack of three virtual Pis that kubectl can use
 	@$(MINIDC) rack up --nodes 3
@@ -39,6 +39,17 @@ bench-services:        ## Service rules beside those of kube-proxy
 
 image:                 ## the SD image, below target/image; as root. LOCK=refresh takes Debian's newest packages
 	@image/build/build.sh
+
+deb: build             ## the Debian package for machines like this one, below target/deb
+	@image/deb/build $$(dpkg --print-architecture)
+
+deb-arm64:             ## the same for Raspberry Pi OS and Debian on arm64
+	@.ci/packages cross
+	@image/deb/build arm64 "$$(image/build/cross.sh | tail -n 1)"
+
+test-ansible: build    ## the package and the playbook on three machines with systemd; as root, some minutes
+	@.ci/packages ansible
+	cargo test --locked -p minidc-tests --test ansible
 
 fmt:
 	cargo fmt --all
