@@ -80,6 +80,7 @@ impl Reason {
             Self::CpuHigh => "all cores are in use",
             Self::MemoryHigh => "most of the memory is in use",
             Self::Ready => "in the cluster, and nothing is wrong",
+            Self::Off => "no power, or minidc was stopped",
         }
     }
 
@@ -114,6 +115,7 @@ impl Reason {
             Self::Hot => "give it air",
             Self::CpuHigh | Self::MemoryHigh => "`kubectl top pods -A`; add a board if it stays so",
             Self::Ready => "nothing",
+            Self::Off => "check the supply; `systemctl status minidc`",
         }
     }
 }

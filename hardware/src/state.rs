@@ -231,11 +231,13 @@ pub enum Reason {
     MemoryHigh,
     /// Nothing is wrong.
     Ready,
+    /// Nobody shows anything. No agent says so of itself.
+    Off,
 }
 
 impl Reason {
     /// All reasons, the most urgent first.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Halting,
         Self::Locate,
         Self::Refused(Refusal::Seed),
@@ -246,12 +248,12 @@ impl Reason {
         Self::Refused(Refusal::ForeignStore),
         Self::Refused(Refusal::Version),
         Self::Refused(Refusal::Other),
+        Self::DiskFailing,
         Self::Starting,
         Self::Searching,
         Self::Joining,
         Self::Away,
         Self::NodeLost,
-        Self::DiskFailing,
         Self::RuntimeDown,
         Self::UnderVoltage,
         Self::DiskPressure,
@@ -263,12 +265,13 @@ impl Reason {
         Self::CpuHigh,
         Self::MemoryHigh,
         Self::Ready,
+        Self::Off,
     ];
 
     /// The most urgent thing to say of a node.
     ///
     /// What a person asked for comes first, then what only a person can mend. A node that is not in the cluster says so
-    /// before it speaks of itself, since nobody can ask it. While the agent starts, what it has not looked at yet is not
+    /// before it speaks of itself, since nobody can ask it; but a card that dies is told of first. While the agent starts, what it has not looked at yet is not
     /// called broken.
     #[must_use]
     pub fn of(health: &NodeHealth) -> Self {
@@ -277,12 +280,12 @@ impl Reason {
             Stage::Halting => Self::Halting,
             _ if health.locate => Self::Locate,
             Stage::Refused(refusal) => Self::Refused(refusal),
+            _ if health.disk_failing => Self::DiskFailing,
             Stage::Booting => Self::Starting,
             Stage::Searching => Self::Searching,
             Stage::Joining => Self::Joining,
             Stage::Away => Self::Away,
             Stage::Connected if health.nodes_lost > 0 => Self::NodeLost,
-            Stage::Connected if health.disk_failing => Self::DiskFailing,
             Stage::Connected if !health.runtime_ok => Self::RuntimeDown,
             Stage::Connected if health.under_voltage => Self::UnderVoltage,
             Stage::Connected if health.disk_pressure => Self::DiskPressure,
@@ -322,6 +325,7 @@ impl Reason {
             | Self::PodsFailing => State::Degraded,
             Self::Hot | Self::CpuHigh | Self::MemoryHigh => State::Busy,
             Self::Ready => State::Ready,
+            Self::Off => State::Off,
         }
     }
 
@@ -362,7 +366,14 @@ impl Reason {
             Self::CpuHigh => "cpu",
             Self::MemoryHigh => "memory",
             Self::Ready => "ready",
+            Self::Off => "off",
         }
+    }
+
+    /// The reason of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
     }
 }
 
@@ -455,12 +466,16 @@ mod tests {
             nodes_lost: 1,
             ..connected()
         };
-        let at = |stage| NodeHealth { stage, ..bad.clone() };
+        let at = |stage| NodeHealth {
+            stage,
+            disk_failing: false,
+            ..bad.clone()
+        };
         // each row takes away what the row before said
         let mended: [(fn(&mut NodeHealth), Reason); 13] = [
-            (|_| (), Reason::NodeLost),
-            (|health| health.nodes_lost = 0, Reason::DiskFailing),
-            (|health| health.disk_failing = false, Reason::RuntimeDown),
+            (|_| (), Reason::DiskFailing),
+            (|health| health.disk_failing = false, Reason::NodeLost),
+            (|health| health.nodes_lost = 0, Reason::RuntimeDown),
             (|health| health.runtime_ok = true, Reason::UnderVoltage),
             (|health| health.under_voltage = false, Reason::DiskPressure),
             (|health| health.disk_pressure = false, Reason::MemoryPressure),
@@ -500,8 +515,8 @@ mod tests {
     }
 
     #[test]
-    fn each_state_but_off_has_a_reason() {
+    fn each_state_has_a_reason() {
         let reached: HashSet<State> = Reason::ALL.iter().map(|reason| reason.state()).collect();
-        assert_eq!(reached.len(), State::ALL.len() - 1);
+        assert_eq!(reached.len(), State::ALL.len());
     }
 }

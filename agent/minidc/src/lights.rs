@@ -5,8 +5,8 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Context;
 use minidc_hardware::{
-    Board, Button, Driver, End, Error, FakePins, Fan, Fault, LOG, Lights, NodeHealth, Notifier, Part, Press, Recorder,
-    Reason, Source, Watchdog, outputs, unix_milliseconds,
+    Board, Button, Driver, End, Error, FakePins, Fan, Fault, LOG, Lights, NodeHealth, Notifier, Part, Press, Reason,
+    Recorder, Source, Watchdog, outputs, unix_milliseconds,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -54,7 +54,8 @@ impl Wish {
     pub(crate) fn write(&self, run: &Path) -> anyhow::Result<()> {
         let until = u128::from(unix_milliseconds()) + self.for_ms;
         let path = run.join(WISH);
-        std::fs::write(&path, format!("{} {until}", self.reason.name())).with_context(|| format!("write {}", path.display()))
+        std::fs::write(&path, format!("{} {until}", self.reason.name()))
+            .with_context(|| format!("write {}", path.display()))
     }
 
     /// Wishes nothing any more.
@@ -148,7 +149,11 @@ pub(crate) async fn run(
     roll: Option<watch::Receiver<Roll>>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let recorder = Recorder::new((config.leds.driver != LedDriver::None).then(|| config.run.join(LOG)).as_deref())?;
+    let recorder = Recorder::new(
+        (config.leds.driver != LedDriver::None)
+            .then(|| config.run.join(LOG))
+            .as_deref(),
+    )?;
     let Opened { wired, lights } = open(&config, &recorder)?;
     let Wired { source, board, parts } = wired;
     let driver = Driver::start(lights).context("start the thread of the lights")?;

@@ -1,6 +1,14 @@
 //! `minidc agent`, and the node beside a control plane: link, kubelet, network and LEDs, and what they tell each other.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Context;
 use futures::future::BoxFuture;
@@ -88,7 +96,12 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     let health = watch::Sender::new(NodeHealth::default());
     let mut parts = JoinSet::new();
     let roll = local.as_ref().map(|local| local.roll.clone());
-    parts.spawn(lights::run(config.clone(), health.subscribe(), roll.clone(), shutdown.clone()));
+    parts.spawn(lights::run(
+        config.clone(),
+        health.subscribe(),
+        roll.clone(),
+        shutdown.clone(),
+    ));
     tokio::spawn(stages::watch_network(Stages::new(&config.run), shutdown.clone()));
     parts.spawn(clock::keep(config.data.clone(), config.clock.set, shutdown.clone()));
 
@@ -131,6 +144,7 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
         local.link.trust_local(&node, &key).await?;
     }
     let board = Arc::new(BoardNode {
+        located: Arc::default(),
         name: node.clone(),
         kubelet: handle.clone(),
         health: health.clone(),
@@ -388,6 +402,8 @@ impl ControlPlane for Upstream {
 
 /// This board, as the link sees it.
 struct BoardNode {
+    /// How often it was asked to show itself.
+    located: Arc<AtomicU64>,
     name: String,
     kubelet: minidc_kubelet::Handle,
     health: watch::Sender<NodeHealth>,
@@ -439,11 +455,15 @@ impl Node for BoardNode {
     fn command(&self, command: Command) {
         match command {
             Command::Locate { seconds } => {
-                let health = self.health.clone();
+                let (health, located) = (self.health.clone(), Arc::clone(&self.located));
+                let own = located.fetch_add(1, Ordering::Relaxed) + 1;
                 health.send_modify(|health| health.locate = seconds > 0);
                 tokio::spawn(async move {
                     tokio::time::sleep(Duration::from_secs(seconds.into())).await;
-                    health.send_modify(|health| health.locate = false);
+                    // whoever asked again meanwhile gets the whole time
+                    if located.load(Ordering::Relaxed) == own {
+                        health.send_modify(|health| health.locate = false);
+                    }
                 });
             }
             // the link itself has done what there is to do
@@ -563,7 +583,8 @@ impl Watched {
             )
         };
         let sample = self.handle.sample();
-        let percent = |part: u64, whole: u64| u8::try_from((part * 100).checked_div(whole).unwrap_or(0).min(100)).unwrap_or(100);
+        let percent =
+            |part: u64, whole: u64| u8::try_from((part * 100).checked_div(whole).unwrap_or(0).min(100)).unwrap_or(100);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
         let cpu = percent(sample.cpu_nanocores, cores * 1_000_000_000);
         let memory = percent(sample.memory_bytes, sample.memory_bytes + sample.memory_available_bytes);
@@ -580,8 +601,13 @@ impl Watched {
             pods_failing: kubelet.pods_failing,
             disk_pressure: kubelet.disk_pressure,
             memory_pressure: kubelet.memory_pressure,
-            temperature_celsius: sample.temperature_millicelsius.map(|thousandths| thousandths as f32 / 1000.0),
-            nodes_lost: self.roll.as_mut().map_or(0, |roll| lights::lost(&roll.borrow_and_update())),
+            temperature_celsius: sample
+                .temperature_millicelsius
+                .map(|thousandths| thousandths as f32 / 1000.0),
+            nodes_lost: self
+                .roll
+                .as_mut()
+                .map_or(0, |roll| lights::lost(&roll.borrow_and_update())),
             locate: before.locate,
         }
     }

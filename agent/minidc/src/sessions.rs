@@ -1,13 +1,14 @@
 //! The control plane's end of the link: what `minidc_link` asks for, answered by the API server.
 //!
-//! The only writer of a node's Lease, of its `minidc.dev` annotations, its role label, its condition `ForeignStore` and its metrics
-//! (from heartbeats), and of `jointokens` and `nodeidentities` (as the link decides).
+//! The only writer of a node's Lease, of its `minidc.dev` annotations, its role label, its conditions `ForeignStore` and
+//! `BoardHealthy` and its metrics (from heartbeats), and of `jointokens` and `nodeidentities` (as the link decides).
 
 use std::{
     collections::HashMap,
     net::SocketAddr,
     path::PathBuf,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
@@ -15,6 +16,7 @@ use http::{Method, StatusCode};
 use jiff::Timestamp;
 use minidc_api::feed::Feed;
 use minidc_apiserver::ApiServer;
+use minidc_hardware::{Reason, State};
 use minidc_link::{
     admission::{NodeRecord, TokenRecord},
     protocol::{ApiRequest, ApiResponse, Heartbeat, Hello, StoreId},
@@ -32,6 +34,10 @@ const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/le
 pub(crate) const LED_ANNOTATION: &str = "minidc.dev/led";
 /// Seconds that a Lease says it is good for; who judges nodes looks at renewals, not at this.
 const LEASE_SECONDS: u32 = 5;
+/// Condition of a node that says what its lights say.
+const BOARD_HEALTHY: &str = "BoardHealthy";
+/// Between two writes of what a node's lights say, after the first: each is a write to the disk.
+const LED_SPACING: Duration = Duration::from_secs(10);
 /// Condition of a node that waits for `minidc node adopt`.
 const FOREIGN_STORE: &str = "ForeignStore";
 /// Label that makes `kubectl get nodes` show the role.
@@ -57,8 +63,8 @@ pub(crate) struct Sessions {
     ranges: Ranges,
     /// The node in this process, if there is one: only the control plane itself may give a node its role.
     local_node: Option<String>,
-    /// Last LED state written per node, so that only changes become writes.
-    leds: Mutex<HashMap<String, String>>,
+    /// What each node's lights said when it was written last, so that only changes become writes, and when that was.
+    leds: Mutex<HashMap<String, (String, Instant)>>,
     /// Whether each node's condition `ForeignStore` is known to be true, so that only changes become writes.
     foreign: Mutex<HashMap<String, bool>>,
 }
@@ -144,10 +150,27 @@ impl Sessions {
         }
     }
 
-    /// Annotates the node when its LED state is not the one written last.
+    /// Writes what the node's lights say, as annotation and as condition, when it is not what was written last. What comes and
+    /// goes by itself, such as load, is not written.
     async fn note_led(&self, node: &str, led: String) {
-        let known = self.leds.lock().unwrap_or_else(PoisonError::into_inner).get(node) == Some(&led);
-        if known {
+        let Some(reason) = Reason::ALL.into_iter().find(|reason| reason.to_string() == led) else {
+            return;
+        };
+        let written = self
+            .leds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(node)
+            .cloned();
+        let reason = match reason.state() {
+            State::Busy => Reason::Ready,
+            // what is so meanwhile is told when it is over
+            State::Locate if written.is_some() => return,
+            State::Locate => Reason::Ready,
+            _ => reason,
+        };
+        let led = reason.to_string();
+        if written.is_some_and(|(known, at)| known == led || at.elapsed() < LED_SPACING) {
             return;
         }
         let mut patch = self.what_a_node_is_told(node);
@@ -162,11 +185,22 @@ impl Sessions {
             )
             .await;
         // the node object may not be there yet: its kubelet makes it; the next heartbeat tries again
+        if !status.is_success() {
+            return;
+        }
+        let path = format!("/api/v1/nodes/{node}/status");
+        let patch = board_condition(reason, Timestamp::now()).to_string();
+        let (status, body) = self
+            .own
+            .call(Method::PATCH, &path, STRATEGIC_MERGE_PATCH, patch.into())
+            .await;
         if status.is_success() {
             self.leds
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .insert(node.to_owned(), led);
+                .insert(node.to_owned(), (led, Instant::now()));
+        } else {
+            tracing::debug!(node, %status, body = %String::from_utf8_lossy(&body), "write the condition BoardHealthy");
         }
     }
 }
@@ -231,6 +265,26 @@ fn written_as_foreign(node: &Value) -> bool {
         .into_iter()
         .flatten()
         .any(|condition| condition["type"] == FOREIGN_STORE && condition["status"] == "True")
+}
+
+/// The condition `BoardHealthy`: True while nothing is wrong, with what the lights say as reason and message.
+fn board_condition(reason: Reason, now: Timestamp) -> Value {
+    let healthy = matches!(reason.state(), State::Ready | State::Busy);
+    // as reasons of conditions are written: DiskPressure
+    let name: String = reason
+        .name()
+        .split('-')
+        .map(|word| word[..1].to_uppercase() + &word[1..])
+        .collect();
+    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json!({"status": {"conditions": [{
+        "type": BOARD_HEALTHY,
+        "status": if healthy { "True" } else { "False" },
+        "reason": name,
+        "message": format!("{}: {}", reason.state(), reason.meaning()),
+        "lastTransitionTime": now,
+        "lastHeartbeatTime": now,
+    }]}})
 }
 
 fn foreign_store_condition(foreign: bool, now: Timestamp) -> Value {
@@ -446,4 +500,21 @@ fn micro_time(time: Timestamp) -> String {
 
 fn unavailable(path: &str, status: StatusCode, body: &[u8]) -> Unavailable {
     Unavailable(format!("{path}: {status}: {}", String::from_utf8_lossy(body)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn condition_says_what_the_lights_say() {
+        let condition = |reason| board_condition(reason, Timestamp::UNIX_EPOCH)["status"]["conditions"][0].clone();
+        let bad = condition(Reason::DiskPressure);
+        assert_eq!(
+            (&bad["status"], &bad["reason"]),
+            (&json!("False"), &json!("DiskPressure"))
+        );
+        assert_eq!(bad["message"], "degraded: the SD card is nearly full");
+        assert_eq!(condition(Reason::Ready)["status"], "True");
+    }
 }

@@ -251,6 +251,9 @@ mod tests {
                 wish: Some(reason),
                 ..News::default()
             };
+            if reason == Reason::Off {
+                continue;
+            }
             let times = reason.state().pattern().0;
             let round = reason.state().pattern().period();
             let seen = pass(&mut engine(&recorder), &recorder, &mut news, Duration::ZERO, round * 2);

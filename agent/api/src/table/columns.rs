@@ -159,6 +159,17 @@ fn node_address(node: &Value, kind: &str) -> Value {
     found.map_or_else(|| NONE.into(), |address| address["address"].clone())
 }
 
+/// A node that is not heard of may say anything by now.
+fn node_led(node: &Value) -> Value {
+    let silent = items(&node["status"]["conditions"])
+        .iter()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "Unknown");
+    if silent {
+        return "Unknown".into();
+    }
+    text_or(&node["metadata"]["annotations"]["minidc.dev/led"], NONE)
+}
+
 /// Columns of `Node`.
 pub const NODES: &[Column] = &[
     NAME,
@@ -192,6 +203,11 @@ pub const NODES: &[Column] = &[
         "Container-Runtime",
         "Name and version, as in `containerd://1.7.2`.",
         |node, _| text_or(&node["status"]["nodeInfo"]["containerRuntimeVersion"], "<unknown>"),
+    )),
+    wide(column(
+        "LED",
+        "What the lights of the board say, and why; Unknown while it is not heard of.",
+        |node, _| node_led(node),
     )),
 ];
 

@@ -28,6 +28,8 @@ pub(crate) fn silent_from(hearing: &Hearing, floor: Instant, silence: Duration, 
 
 /// Conditions that a kubelet reports, and nobody else can when it is silent.
 const REPORTED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+/// Condition that says what the lights of a node say, where it has one.
+const BOARD_HEALTHY: &str = "BoardHealthy";
 
 /// What becomes of a silent node's conditions; empty when all of it is said already.
 pub(crate) fn unknown_conditions(node: &Node, now: Timestamp) -> Vec<Condition> {
@@ -50,6 +52,14 @@ pub(crate) fn unknown_conditions(node: &Node, now: Timestamp) -> Vec<Condition> 
                 now,
             )),
         })
+        .chain(
+            node.condition(BOARD_HEALTHY)
+                .filter(|known| known.status != "Unknown")
+                .map(|_| {
+                    let message = "Nobody knows what its lights say: look at the board.";
+                    Condition::new(BOARD_HEALTHY, "Unknown", "NodeStatusUnknown", message, now)
+                }),
+        )
         .collect()
 }
 
