@@ -14,6 +14,7 @@ grep -v '^#' | while read -r unit; do
 		done
 	done
 	[ -n "$file" ] || { echo "there is no unit $unit" >&2; exit 1; }
+	grep -q '^\[Install\]' "$root$file" || { echo "$unit does not say when it is to be started" >&2; exit 1; }
 	while IFS='=' read -r key values; do
 		for value in $values; do
 			case $key in

@@ -45,6 +45,11 @@ find "$root/usr/share/doc" -type d -empty -delete
 	rm -rf usr/lib/systemd/boot usr/lib/kernel usr/lib/sysctl.d/README usr/share/zoneinfo/{posix,right} usr/lib/containerd usr/share/pam-configs
 	rm -f usr/bin/containerd-{stress,shim,shim-runc-v1} usr/bin/bashbug usr/bin/{pldd,localedef,catchsegv} usr/sbin/{e2scrub*,e4crypt,mklost+found}
 	rm -f usr/bin/busybox etc/motd etc/update-motd.d/* etc/ssh/ssh_config.d/* etc/avahi/services/* etc/default/{nss,useradd}
+	rm -rf etc/{init.d,ufw,sv,runit,logrotate.d,ifplugd,insserv.conf.d,dhcp,rmt} etc/modules-load.d/modules.conf
+	rm -rf usr/share/{fish,apport,debianutils,runit,mime} usr/lib/mime usr/sbin/{nfsiostat,mountstats,rpcctl}
+	rm -f usr/sbin/{update-passwd,useradd,userdel,usermod}
+	# There are no users who would need another's rights.
+	find . -xdev -type f -perm /6000 -exec chmod ug-s {} +
 	# Of the CNI plugins those that minidc's configuration names.
 	find usr/lib/cni -type f ! -name bridge ! -name host-local ! -name loopback ! -name portmap -delete
 )
@@ -101,13 +106,9 @@ cat "$root"/usr/lib/sysusers.d/*.conf | awk '$1 ~ /^[ug]/ { print $1, $2 }' | so
 done
 
 build/enable.sh "$root" <units.list
-# Nobody logs in at a console; sessions are not counted; nothing is left to be updated on a read-only root.
-for unit in getty.target serial-getty@.service systemd-logind.service systemd-update-utmp.service systemd-random-seed.service \
-	systemd-machine-id-commit.service systemd-firstboot.service systemd-journal-flush.service containerd.service rpcbind.service; do
-	ln -s /dev/null "$root/etc/systemd/system/$unit"
-done
-mkdir -p "$root/etc/systemd/system-generators"
-ln -s /dev/null "$root/etc/systemd/system-generators/systemd-getty-generator"
+for unit in $(grep -v '^#' masks.list); do ln -s /dev/null "$root/etc/systemd/system/$unit"; done
+# Each is a process at every start; only the one for fstab has something to say here.
+find "$root/usr/lib/systemd/system-generators" -mindepth 1 ! -name systemd-fstab-generator -delete
 ln -sf ../run/systemd/resolve/resolv.conf "$root/etc/resolv.conf"
 ln -sf ../usr/share/zoneinfo/Etc/UTC "$root/etc/localtime"
 ln -sf ../proc/self/mounts "$root/etc/mtab"
@@ -119,7 +120,6 @@ ln -sf /etc/machine-id "$root/var/lib/dbus/machine-id"
 cat "$root"/usr/share/ca-certificates/mozilla/*.crt >"$root/etc/ssl/certs/ca-certificates.crt"
 cp "$root/usr/share/base-files/profile" "$root/etc/profile"
 : >"$root/etc/environment"
-: >"$root/etc/ld.so.cache"
 
 # Debian's alternatives, without their switch.
 (
