@@ -144,7 +144,9 @@ pub(crate) fn take(card: Result<Card<'_>, String>, data: &Path, step: Step<'_>) 
     let known = known(data, &kept)?;
     let stage = match &known {
         Known {
-            node: None, token: None, ..
+            server: None,
+            node: None,
+            token: None,
         } => Stage::FirstBoot,
         _ => Stage::Joined,
     };

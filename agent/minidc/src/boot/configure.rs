@@ -154,8 +154,6 @@ fn from_seed(seed: &Seed, data: &Path) -> Table {
     cluster.insert("name".into(), seed.cluster.as_str().into());
     table.insert("cluster".into(), cluster.into());
     let mut agent = Table::new();
-    // the root is in memory, which logs must not fill
-    agent.insert("pod-logs".into(), text(&data.join("pod-logs")));
     if !seed.servers.is_empty() {
         agent.insert("server".into(), seed.servers.clone().into());
     }
