@@ -65,15 +65,6 @@ squash() {
 	mksquashfs "$WORK/root" "$WORK/assemble/root.squashfs" -quiet -no-progress -noappend -comp zstd -Xcompression-level 15 -b 256K \
 		-no-exports -xattrs
 }
-data() {
-	rm -f "$WORK/assemble/data.ext4"
-	truncate -s 256M "$WORK/assemble/data.ext4"
-	# Room in the journal and among the group descriptors for a card of a terabyte; few inodes for few, larger files.
-	E2FSPROGS_FAKE_TIME=$SOURCE_DATE_EPOCH mke2fs -q -F -t ext4 -b 4096 -i 32768 -I 256 -m 1 -J size=32 -L minidc-data \
-		-U 6d696e69-6463-4461-7461-000000000001 -O ^orphan_file \
-		-E "hash_seed=6d696e69-6463-4461-7461-000000000002,lazy_itable_init=0,lazy_journal_init=0,resize=268435456,root_owner=0:0,nodiscard" \
-		"$WORK/assemble/data.ext4"
-}
 assemble() {
 	cargo build -q --release --locked -p minidc-image --bin assemble
 	"$target/release/assemble" "$WORK/assemble" "$WORK/minidc.img"
@@ -97,7 +88,7 @@ step root image/build/root.sh
 step initrd image/build/initrd.sh
 step boot image/build/boot.sh
 step squashfs squash
-step data data
+step data image/build/data.sh "$WORK/assemble/data.ext4"
 step assemble assemble
 step pack pack
 [ -n "${KEEP:-}" ] || rm -rf "$WORK/root" "$WORK/kernel" "$WORK/parts" "$WORK/initrd"
