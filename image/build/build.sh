@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Builds the SD image: target/image/minidc-VERSION-arm64.img.zst with its .sha256, .manifest and build.log beside it.
 #
-#   DEB=FILE             the arm64 package of minidc; default: it is cross-compiled and packed first
+#   DEB=FILE             the arm64 package of minidc; default: it is cross-compiled and made first
 #   LOCK=refresh         resolve packages.list anew instead of using packages.lock
 #   IMAGE_MIRROR=URL     mirror of Debian; default: the one that this machine uses. IMAGE_SECURITY_MIRROR=URL likewise
 #   IMAGE_CACHE=DIR      where downloaded packages are kept; default target/image/cache
+#   KEEP=1               leave the parts in target/image/work
 #
 # Runs as root, on Debian 12 or later. No program of the image is run.
 set -euo pipefail
@@ -41,49 +42,57 @@ SECURITY_MIRROR=${IMAGE_SECURITY_MIRROR:-$(mirror Debian-Security || true)}
 : "${SECURITY_MIRROR:=$MIRROR-security}"
 export MIRROR SECURITY_MIRROR
 
+name=minidc-$VERSION-arm64
+
 log=$out/build.log
 : >"$log"
+seconds() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { print to - from }'; }
+current=
+trap '[ -z "$current" ] || echo "image: $current failed (log: $log)" >&2' EXIT
 step() {
-	local name=$1 start=$EPOCHREALTIME
+	local start=$EPOCHREALTIME
+	current=$1
 	shift
-	if ! "$@" > >(tee -a "$log") 2>&1; then stop "$name failed (log: $log)"; fi
-	printf 'image: %-10s %6.1f s\n' "$name" "$(bc_seconds "$start")" | tee -a "$log"
+	"$@" > >(tee -a "$log") 2>&1
+	printf 'image: %-10s %6.1f s\n' "$current" "$(seconds "$start")" | tee -a "$log"
+	current=
 }
-bc_seconds() { awk -v from="$1" -v to="$EPOCHREALTIME" 'BEGIN { print to - from }'; }
-begin=$EPOCHREALTIME
 
-minidc() {
+package() {
 	if [ -z "${DEB:-}" ]; then
-		image/build/cross.sh >"$out/program" && DEB=$(image/deb/build arm64 "$(tail -n 1 "$out/program")") || return 1
+		image/build/cross.sh >"$WORK/program"
+		DEB=$(image/deb/build arm64 "$(tail -n 1 "$WORK/program")")
 	fi
 	[ -f "$DEB" ] || { echo "there is no package $DEB"; return 1; }
-	cp "$DEB" "$out/minidc_arm64.deb"
+	cp "$DEB" "$WORK/minidc_arm64.deb"
+	export DEB=$WORK/minidc_arm64.deb
 }
 squash() {
 	# SOURCE_DATE_EPOCH is its time, and that of every file that would be newer.
-	rm -f "$WORK/assemble/root.squashfs"
 	mksquashfs "$WORK/root" "$WORK/assemble/root.squashfs" -quiet -no-progress -noappend -comp zstd -Xcompression-level 15 -b 256K \
-		-no-exports -xattrs
+		-no-exports -no-xattrs
 }
 assemble() {
 	cargo build -q --release --locked -p minidc-image --bin assemble
 	"$target/release/assemble" "$WORK/assemble" "$WORK/minidc.img"
 }
 pack() {
-	local name=minidc-$VERSION-arm64
 	# The window spans a slot's boot partition, so that the second one costs nothing; `minidc flash` takes up to 128 MiB.
-	zstd -q -f -6 --long=27 -T0 "$WORK/minidc.img" -o "$out/$name.img.zst"
-	(cd "$out" && sha256sum "$name.img.zst" >"$name.img.zst.sha256")
-	image/build/manifest.sh >"$out/$name.manifest"
-	ls -l "$out/$name.img.zst"
+	zstd -q -6 --long=27 -T0 "$WORK/minidc.img" -o "$WORK/$name.img.zst"
+	(cd "$WORK" && sha256sum "$name.img.zst" >"$name.img.zst.sha256")
+	image/build/manifest.sh >"$WORK/$name.manifest"
+}
+# The finished file is looked at as a card would be, with the code of `minidc flash`. It is there only if it passes.
+check() {
+	MINIDC_IMAGE=$WORK/$name.img.zst cargo test -q --locked -p minidc-image --test image_contents -- --ignored
 }
 
-rm -rf "$WORK"
+begin=$EPOCHREALTIME
+rm -rf "$WORK" "$out/$name".*
 mkdir -p "$WORK/assemble"
 [ "${LOCK:-}" != refresh ] || step lock image/build/lock.sh
 step fetch image/build/fetch.sh
-step minidc minidc
-export DEB=$out/minidc_arm64.deb
+step minidc package
 step root image/build/root.sh
 step initrd image/build/initrd.sh
 step boot image/build/boot.sh
@@ -91,5 +100,8 @@ step squashfs squash
 step data image/build/data.sh "$WORK/assemble/data.ext4"
 step assemble assemble
 step pack pack
-[ -n "${KEEP:-}" ] || rm -rf "$WORK/root" "$WORK/kernel" "$WORK/parts" "$WORK/initrd"
-printf 'image: all in   %6.1f s\n' "$(bc_seconds "$begin")" | tee -a "$log"
+step check check
+mv "$WORK/$name".* "$out/"
+[ -n "${KEEP:-}" ] || rm -rf "$WORK"
+printf 'image: all in   %6.1f s\nimage: %s, %d MB\n' "$(seconds "$begin")" "$out/$name.img.zst" "$(($(stat -c %s "$out/$name.img.zst") / 1000000))" |
+	tee -a "$log"

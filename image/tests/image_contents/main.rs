@@ -173,7 +173,8 @@ fn only_the_data_partition_is_mounted_and_nothing_swaps() {
         .map(|line| line.split_whitespace().collect())
         .collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert_eq!(lines[0][..3], ["LABEL=minidc-data", "/var/lib/minidc", "ext4"]);
+    let place = format!("PARTUUID={:08x}-{:02x}", card().table.disk, layout::DATA);
+    assert_eq!(lines[0][..3], [place.as_str(), "/var/lib/minidc", "ext4"]);
     let options: Vec<&str> = lines[0][3].split(',').collect();
     for option in ["noatime", "nofail", "x-systemd.growfs"] {
         assert!(options.contains(&option), "{option}");
