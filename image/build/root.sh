@@ -105,6 +105,8 @@ cat "$root"/usr/lib/sysusers.d/*.conf | awk '$1 ~ /^[ug]/ { print $1, $2 }' | so
 	grep -q "^$name:" "$root/etc/$file" || { echo "users.list lacks $name, which a package asks for ($kind)" >&2; exit 1; }
 done
 
+# Here minidc runs also without its data partition, so that the LED can tell that it is missing; it starts nothing then.
+sed -i '/^RequiresMountsFor=/d' "$root/usr/lib/systemd/system/minidc.service"
 build/enable.sh "$root" <units.list
 for unit in $(grep -v '^#' masks.list); do ln -s /dev/null "$root/etc/systemd/system/$unit"; done
 # Each is a process at every start; only the one for fstab has something to say here.
