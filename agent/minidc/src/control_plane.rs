@@ -30,6 +30,7 @@ use crate::{
     listener::Listener,
     node, roll_call,
     sessions::{Ranges, Sessions},
+    stages::Stages,
 };
 
 /// How often the own addresses are looked at: a cable that is plugged elsewhere gives new ones.
@@ -69,6 +70,8 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let images = directory.join("images");
     make_private(&directory)?;
     make_private(&images)?;
+    std::fs::create_dir_all(&config.run).with_context(|| format!("make {}", config.run.display()))?;
+    Stages::begin(&config.run);
     // the port first: a second server on this machine must not touch the store
     let socket = TcpListener::bind(config.server.listen)
         .await

@@ -92,7 +92,11 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     make_private(&directory)?;
     std::fs::create_dir_all(&config.run).with_context(|| format!("make {}", config.run.display()))?;
 
-    let stages = Stages::begin(&config.run);
+    // beside a control plane it was begun before that
+    let stages = match &local {
+        Some(_) => Stages::new(&config.run),
+        None => Stages::begin(&config.run),
+    };
     let health = watch::Sender::new(NodeHealth::default());
     let mut parts = JoinSet::new();
     let roll = local.as_ref().map(|local| local.roll.clone());

@@ -4,6 +4,7 @@
 //! it found it. `cargo test -p minidc-tests --test rack -- FILTER` runs some; `RACK_KEEP=1` leaves the rack running,
 //! `RACK=NAME` uses the rack of this name, also one that runs already.
 
+mod boot;
 mod deployments;
 mod dns;
 mod failures;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         services::LAST,
         images::ALL,
         joining::ALL,
+        boot::ALL,
         failures::ALL,
         racks::ALL,
     ]
