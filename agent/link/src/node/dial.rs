@@ -1,12 +1,12 @@
 //! Finding addresses and making a connection to the first that proves to be our control plane.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt};
 use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -57,7 +57,7 @@ pub(super) struct NoWay {
 }
 
 /// The addresses of `HOST:PORT`.
-pub(super) async fn resolve(server: &str) -> Result<Vec<SocketAddr>, Error> {
+async fn resolve(server: &str) -> Result<Vec<SocketAddr>, Error> {
     let wrong = |reason: String| Error::Connect {
         attempt: "resolve",
         peer: server.to_owned(),
@@ -70,19 +70,35 @@ pub(super) async fn resolve(server: &str) -> Result<Vec<SocketAddr>, Error> {
         .map_err(|error| wrong(error.to_string()))
 }
 
-/// Dials `addresses` one after the other, not waiting long for any, and returns the first connection whose server is the control plane
-/// of `cluster` as `config` judges it.
+/// Where a control plane may be.
+pub(super) struct Places<'a, S> {
+    /// Addresses known at once, the likeliest first.
+    pub(super) known: Vec<SocketAddr>,
+    /// `HOST:PORT` whose addresses the name service is to tell; nobody waits for it.
+    pub(super) names: Vec<&'a str>,
+    /// Addresses that turn up meanwhile.
+    pub(super) found: S,
+}
+
+/// Dials the known addresses one after the other, not waiting long for any, and those that turn up meanwhile at once. Returns the
+/// first connection whose server is the control plane of `cluster` as `config` judges it; `tried` is what was dialled or shunned.
 pub(super) async fn connect(
-    addresses: &[SocketAddr],
+    places: Places<'_, impl Stream<Item = SocketAddr>>,
+    tried: &mut HashSet<SocketAddr>,
     shunned: &mut Shunned,
     config: &Arc<ClientConfig>,
     cluster: &str,
 ) -> Result<(TlsStream<TcpStream>, SocketAddr), NoWay> {
-    let now = Instant::now();
-    let mut waiting = addresses
-        .iter()
-        .copied()
-        .filter(|address| !shunned.is_shunned(address, now))
+    let mut found = std::pin::pin!(places.found.fuse());
+    let mut resolving: FuturesUnordered<_> = places.names.into_iter().map(resolve).collect();
+    tried.clear();
+    let mut is_new = |address: &SocketAddr, shunned: &Shunned| {
+        tried.insert(*address) && !shunned.is_shunned(address, Instant::now())
+    };
+    let mut waiting = places
+        .known
+        .into_iter()
+        .filter(|address| is_new(address, shunned))
         .collect::<Vec<_>>()
         .into_iter();
     let mut failures = Vec::new();
@@ -94,6 +110,23 @@ pub(super) async fn connect(
     loop {
         let outcome = tokio::select! {
             Some(outcome) = dialling.next() => outcome,
+            Some(resolved) = resolving.next() => {
+                match resolved {
+                    Ok(addresses) => {
+                        let new = addresses.into_iter().filter(|address| is_new(address, shunned));
+                        dialling.extend(new.map(|address| dial(address, config, cluster)));
+                    }
+                    Err(error) => failures.push((false, error.to_string())),
+                }
+                continue;
+            }
+            // alone it is nothing to wait for: who calls does that
+            Some(address) = found.next(), if !dialling.is_empty() || !resolving.is_empty() => {
+                if is_new(&address, shunned) {
+                    dialling.push(dial(address, config, cluster));
+                }
+                continue;
+            }
             () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => {
                 dialling.extend(waiting.next().map(|address| dial(address, config, cluster)));
                 continue;

@@ -5,15 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::stream::{self, Stream, StreamExt};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::dial::{NoWay, Shunned, connect, resolve};
+use super::dial::{NoWay, Places, Shunned, connect};
 use super::session::{Ended, session};
 use super::{Config, IdentityFile, LinkState, Node, NodeIdentity, NodeLink, Shared};
 use crate::Error;
-use crate::pki::client_config;
+use crate::discovery::Candidate;
+use crate::pki::{Pin, client_config};
 use crate::protocol::{self, Join, MAX_OPENING, Opening, OpeningReply, RefusalCode};
 
 /// A control plane that takes the connection answers the opening within this time.
@@ -129,10 +131,12 @@ impl Link {
         });
     }
 
-    /// Completes when discovery shows an address that the last attempt did not have. Not sooner than the shortest wait, so that nobody can
-    /// make us spin by announcing.
+    /// Completes when discovery shows an address that the last attempt did not have. Not sooner than the shortest wait, unless there has
+    /// been no attempt, so that nobody can make us spin by announcing.
     async fn new_address(&self) {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        if !self.tried.is_empty() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
         let mut found = self.config.discovery.candidates();
         loop {
             if self
@@ -148,7 +152,7 @@ impl Link {
     }
 
     /// The cluster and pin that we look for.
-    fn wanted(&self) -> Option<(String, crate::pki::Pin)> {
+    fn wanted(&self) -> Option<(String, Pin)> {
         match (&self.identity, &self.config.token) {
             (Some(identity), _) => Some((identity.cluster.clone(), identity.pin().ok()?)),
             (None, Some(token)) => Some((token.cluster().to_owned(), token.pin())),
@@ -156,38 +160,34 @@ impl Link {
         }
     }
 
-    fn discovered<'a>(
-        &self,
-        candidates: &'a [crate::discovery::Candidate],
-    ) -> impl Iterator<Item = SocketAddr> + use<'a> {
-        let wanted = self.wanted();
-        candidates
-            .iter()
-            .filter(move |candidate| {
-                wanted
-                    .as_ref()
-                    .is_some_and(|(cluster, pin)| *cluster == candidate.cluster && *pin == candidate.pin)
-            })
-            .flat_map(crate::discovery::Candidate::sockets)
+    fn discovered<'a>(&self, candidates: &'a [Candidate]) -> impl Iterator<Item = SocketAddr> + use<'a> {
+        of_cluster(self.wanted().as_ref(), candidates)
     }
 
-    /// Every address worth dialling, the likeliest first; otherwise why there is none.
-    async fn addresses(&self) -> Result<Vec<SocketAddr>, Outcome> {
-        let mut addresses = Vec::new();
-        let mut note = None;
+    /// Where to dial, with what discovery finds meanwhile; otherwise why there is nothing.
+    fn places(&self) -> Result<Places<'_, impl Stream<Item = SocketAddr> + use<>>, Outcome> {
+        let discovery = self.config.discovery.candidates();
+        let mut known = Vec::new();
+        let mut names = Vec::new();
         for server in &self.config.servers {
-            match resolve(server).await {
-                Ok(resolved) => addresses.extend(resolved),
-                Err(error) => note = Some(error.to_string()),
+            match server.parse() {
+                Ok(address) => known.push(address),
+                Err(_) => names.push(server.as_str()),
             }
         }
-        addresses.extend(self.identity.as_ref().and_then(|identity| identity.last_good));
-        let candidates = Arc::clone(&self.config.discovery.candidates().borrow());
-        addresses.extend(self.discovered(&candidates));
-        let mut seen = HashSet::new();
-        addresses.retain(|address| seen.insert(*address));
-        if !addresses.is_empty() {
-            return Ok(addresses);
+        known.extend(self.identity.as_ref().and_then(|identity| identity.last_good));
+        let candidates = Arc::clone(&discovery.borrow());
+        known.extend(self.discovered(&candidates));
+        if !known.is_empty() || !names.is_empty() {
+            let wanted = self.wanted();
+            let changes = stream::unfold(discovery, async |mut discovery| {
+                discovery.changed().await.ok()?;
+                let candidates = Arc::clone(&discovery.borrow_and_update());
+                Some((candidates, discovery))
+            });
+            let found = changes
+                .flat_map(move |candidates| stream::iter(of_cluster(wanted.as_ref(), &candidates).collect::<Vec<_>>()));
+            return Ok(Places { known, names, found });
         }
         let cluster = self.wanted().map(|(cluster, _)| cluster).unwrap_or_default();
         let others: Vec<_> = candidates
@@ -201,13 +201,13 @@ impl Link {
                 )
             })
             .collect();
-        let note = note.unwrap_or_else(|| match others.as_slice() {
+        let note = match others.as_slice() {
             [] => format!("no control plane of cluster {cluster} is announced on this network"),
             others => format!(
                 "no control plane of cluster {cluster} is announced on this network, but {}",
                 others.join(", ")
             ),
-        });
+        };
         Err(Outcome::Nothing { note })
     }
 
@@ -342,18 +342,26 @@ impl Link {
         config: &Arc<rustls::ClientConfig>,
         joining: bool,
     ) -> Result<(tokio_rustls::client::TlsStream<tokio::net::TcpStream>, SocketAddr), Outcome> {
-        let addresses = self.addresses().await?;
-        self.tried = addresses.iter().copied().collect();
-        if joining {
-            self.shared.set(LinkState::Joining);
-        }
-        let cluster = self.wanted().map(|(cluster, _)| cluster).unwrap_or_default();
-        connect(&addresses, &mut self.shunned, config, &cluster)
-            .await
-            .map_err(|NoWay { code, reason }| match code {
-                Some(code) => Outcome::Refused { code, reason },
-                None => Outcome::Failed { reason },
-            })
+        let (mut shunned, mut tried) = (std::mem::take(&mut self.shunned), HashSet::new());
+        let outcome = match self.places() {
+            Ok(places) => {
+                if joining {
+                    self.shared.set(LinkState::Joining);
+                }
+                let cluster = self.wanted().map(|(cluster, _)| cluster).unwrap_or_default();
+                connect(places, &mut tried, &mut shunned, config, &cluster)
+                    .await
+                    .map_err(|NoWay { code, reason }| match code {
+                        Some(code) => Outcome::Refused { code, reason },
+                        // names that lead nowhere
+                        None if tried.is_empty() => Outcome::Nothing { note: reason },
+                        None => Outcome::Failed { reason },
+                    })
+            }
+            Err(outcome) => Err(outcome),
+        };
+        (self.shunned, self.tried) = (shunned, tried);
+        outcome
     }
 
     async fn begin(&mut self, shutdown: &CancellationToken) -> Result<Outcome, Error> {
@@ -455,6 +463,22 @@ impl Link {
         let config = client_config(identity.pin()?, &identity.cluster, identity.credentials()?)?;
         self.ask(&config, &Opening::Renew { request }, false).await
     }
+}
+
+/// The addresses of those that announce the wanted cluster.
+fn of_cluster<'a>(
+    wanted: Option<&(String, Pin)>,
+    candidates: &'a [Candidate],
+) -> impl Iterator<Item = SocketAddr> + use<'a> {
+    let wanted = wanted.cloned();
+    candidates
+        .iter()
+        .filter(move |candidate| {
+            wanted
+                .as_ref()
+                .is_some_and(|(cluster, pin)| *cluster == candidate.cluster && *pin == candidate.pin)
+        })
+        .flat_map(Candidate::sockets)
 }
 
 async fn wait_for(wait: Option<Duration>) {

@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::support::{CLUSTER, Cluster, RunningNode, ask, identity_in, pod, until};
 use crate::node::{LinkState, NodeIdentity};
@@ -61,6 +62,26 @@ async fn node_finds_its_cluster_among_announcements() {
         other.control.refusals.borrow().is_empty(),
         "the other cluster was never dialled"
     );
+}
+
+#[tokio::test]
+async fn node_does_not_wait_for_a_place_that_keeps_silent() {
+    let cluster = Cluster::start().await;
+    // takes connections and says nothing, as a machine that is busy or was moved away
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let began = Instant::now();
+    let node = RunningNode::start(
+        "pi-2",
+        Arc::new(tempfile::tempdir().unwrap()),
+        Some(cluster.token(None)),
+        Some(silent.local_addr().unwrap()),
+        vec![],
+    );
+    let (_first, _) = silent.accept().await.unwrap();
+    node.discovery.set(vec![cluster.candidate()]);
+    node.connected().await;
+    // it would be given up after four seconds
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
