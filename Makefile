@@ -2,7 +2,7 @@
 export CARGO_TERM_PROGRESS_WHEN ?= never
 MINIDC = target/release/minidc
 
-.PHONY: demo demo-down build packages test bench bench-node bench-dns bench-services image deb deb-arm64 test-ansible fmt
+.PHONY: demo demo-down build packages test bench bench-node bench-dns bench-services image test-image deb deb-arm64 test-ansible fmt
 
 demo: build            ## a rack of three virtual Pis that kubectl can use
 	@$(MINIDC) rack up --nodes 3
@@ -46,6 +46,10 @@ deb: build             ## the Debian package for machines like this one, below t
 deb-arm64:             ## the same for Raspberry Pi OS and Debian on arm64
 	@.ci/packages cross
 	@image/deb/build arm64 "$$(image/build/cross.sh | tail -n 1)"
+
+test-image: build image ## the image on emulated Pis, about half an hour; as root. TESTS=FILTER runs some of it
+	@.ci/packages tests image qemu
+	IMAGE="$$(ls -t target/image/minidc-*-arm64.img.zst | head -n 1)" cargo test --locked -p minidc-tests --test image -- $(TESTS)
 
 test-ansible: build    ## the package and the playbook on three machines with systemd; as root, some minutes
 	@.ci/packages ansible

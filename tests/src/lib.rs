@@ -5,6 +5,7 @@
 //! # Current limitations
 //! Needs root, since a rack makes namespaces, and `target/release/minidc`, which `make test` builds first.
 
+pub mod emulated;
 pub mod memory;
 
 use std::{
