@@ -17,6 +17,8 @@
 
 pub mod board;
 mod button;
+#[cfg(test)]
+mod drawing;
 mod driver;
 mod error;
 pub mod fan;
