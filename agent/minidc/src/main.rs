@@ -43,6 +43,8 @@ use crate::{
 
 /// Version of the program, as `minidc version` prints it.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Exit code for a mistake in the configuration file, from sysexits.h; the systemd unit knows it.
+const EX_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
     commands::end_quietly_on_a_broken_pipe();
@@ -61,7 +63,12 @@ fn main() -> ExitCode {
 fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("minidc: {error:#}");
-        ExitCode::FAILURE
+        // the unit is not started again and again for what only a person can put right
+        if error.is::<config::Error>() {
+            ExitCode::from(EX_CONFIG)
+        } else {
+            ExitCode::FAILURE
+        }
     })
 }
 
