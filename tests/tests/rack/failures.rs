@@ -286,7 +286,7 @@ fn a_power_cut_of_the_control_plane_loses_nothing(rack: &Rack) -> Result<()> {
 }
 
 /// Gives pi-1's cable another address of the same network.
-fn move_control_plane(rack: &Rack, boards: &minidc_rack::Rack, address: &str) -> Result<()> {
+pub(crate) fn move_control_plane(rack: &Rack, boards: &minidc_rack::Rack, address: &str) -> Result<()> {
     let gateway = boards.host_address();
     let change = format!(
         "ip addr flush dev eth0 scope global && ip addr add {address}/24 dev eth0 && ip route replace default via {gateway}"

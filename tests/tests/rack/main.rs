@@ -10,6 +10,7 @@ mod dns;
 mod failures;
 mod images;
 mod joining;
+mod kubeconfig;
 mod names;
 mod network;
 mod nodes;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         images::ALL,
         joining::ALL,
         boot::ALL,
+        kubeconfig::ALL,
         failures::ALL,
         racks::ALL,
     ]

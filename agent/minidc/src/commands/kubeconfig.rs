@@ -241,12 +241,19 @@ impl Finder {
     }
 
     /// The first of `addresses` at which the kubeconfig works; else why not.
-    async fn first_of(&self, addresses: &[String]) -> Result<String, Vec<String>> {
-        let mut attempts: FuturesUnordered<_> = addresses
-            .iter()
-            .map(|address| async move { self.try_at(address).await.map(|()| address.clone()) })
-            .collect();
+    async fn first_of(&self, servers: &[String]) -> Result<String, Vec<String>> {
+        let mut addresses = Vec::new();
         let mut failures = Vec::new();
+        for server in servers {
+            match resolved(server).await {
+                Ok(found) => addresses.extend(found),
+                Err(error) => failures.push(format!("find {server}: {error}")),
+            }
+        }
+        let mut attempts: FuturesUnordered<_> = addresses
+            .into_iter()
+            .map(|address| async move { self.try_at(&address).await.map(|()| address) })
+            .collect();
         while let Some(outcome) = attempts.next().await {
             match outcome {
                 Ok(address) => return Ok(address),
@@ -379,6 +386,16 @@ fn with_port(server: &str) -> String {
         }
         Err(_) => format!("{server}:{port}"),
     }
+}
+
+/// A name that ends in `.local` as its addresses: many builds of kubectl cannot resolve it. Everything else stays what it is.
+async fn resolved(server: &str) -> std::io::Result<Vec<String>> {
+    let host = server.rsplit_once(':').map_or(server, |(host, _)| host);
+    if !host.trim_end_matches('.').ends_with(".local") {
+        return Ok(vec![server.to_owned()]);
+    }
+    let found = tokio::net::lookup_host(server).await?;
+    Ok(found.map(|address| address.to_string()).collect())
 }
 
 /// Whether the other side's certificate was the reason.
