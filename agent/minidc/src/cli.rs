@@ -57,6 +57,8 @@ pub(crate) enum Command {
     /// The lights of this board
     #[command(subcommand)]
     Led(LedCommand),
+    /// Stop the pods of this board and power it off; pull the plug when its lights are dark
+    Halt,
     /// Let a board show itself by its lights, for a minute
     Locate(LocateArgs),
     /// Print a kubeconfig that works from here; for a cluster flashed here, find it first

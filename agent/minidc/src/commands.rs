@@ -3,6 +3,7 @@
 pub(crate) mod boot;
 pub(crate) mod clock;
 pub(crate) mod flash;
+pub(crate) mod halt;
 pub(crate) mod image;
 pub(crate) mod kubeconfig;
 pub(crate) mod led;

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    commands::halt,
     config::{Config, LedDriver},
     roll_call::Roll,
 };
@@ -193,7 +194,12 @@ pub(crate) async fn run(
             changed = health.changed() => if changed.is_err() { break },
             Some(pressed) = presses.recv(), if button.is_some() => match pressed {
                 Press::Short => teller.count_cpu(),
-                Press::Long => tracing::info!("the button asks for a halt"),
+                Press::Long => {
+                    tracing::info!("the button asks for a halt");
+                    if let Err(error) = tokio::task::spawn_blocking(halt::start_by_itself).await? {
+                        tracing::error!("halt: {error:#}");
+                    }
+                }
             },
             () = tokio::time::sleep(SILENCE) => tracing::warn!("nobody spoke of this node's health for {SILENCE:?}"),
             () = shutdown.cancelled() => break,

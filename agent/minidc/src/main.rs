@@ -120,6 +120,7 @@ fn run(command: Command, mut config: Config, config_file: Option<&Path>) -> anyh
             Command::Image(command) => commands::image::run(command, &config).await,
             Command::Net(command) => commands::net::run(command, &config).await,
             Command::Led(command) => commands::led::run(command, config).await,
+            Command::Halt => commands::halt::run(config).await,
             Command::Locate(arguments) => commands::locate::run(arguments, &config).await,
             Command::Kubeconfig(arguments) => commands::kubeconfig::run(arguments, &config).await,
             Command::Status(arguments) => commands::status::run(arguments, &config).await,

@@ -29,7 +29,7 @@ pub(crate) async fn run(command: NodeCommand, config: &Config) -> anyhow::Result
 }
 
 /// What a package that is removed calls: nothing of minidc runs or shows in the network afterwards.
-async fn clear(config: &Config) -> anyhow::Result<()> {
+pub(crate) async fn clear(config: &Config) -> anyhow::Result<()> {
     let path = config.run.join(super::status::FILE);
     let status = std::fs::read(&path).unwrap_or_default();
     // a file that cannot be read is no reason to keep pods
