@@ -125,7 +125,9 @@ pub(crate) async fn keep(data: PathBuf, may_set: bool, shutdown: CancellationTok
             () = tokio::time::sleep(INTERVAL) => false,
         };
         if kept.floor().judge(system()).far_ahead && !is_confirmed() {
-            tracing::warn!("the clock jumped more than a day ahead; it is not saved until NTP or `minidc clock confirm` confirms it");
+            tracing::warn!(
+                "the clock jumped more than a day ahead; it is not saved until NTP or `minidc clock confirm` confirms it"
+            );
         }
         if let Err(error) = kept.save(is_confirmed()) {
             tracing::warn!("save the time: {error:#}");
@@ -151,7 +153,11 @@ mod tests {
         assert_eq!(kept.save_time(build + 60, false).unwrap(), Some(build + 60));
         assert_eq!(Kept::new(place.path()).floor().seconds(), build + 60);
         let jump = build + 60 + DAY + 1;
-        assert_eq!(kept.save_time(jump, false).unwrap(), None, "a jump that nobody confirms");
+        assert_eq!(
+            kept.save_time(jump, false).unwrap(),
+            None,
+            "a jump that nobody confirms"
+        );
         assert_eq!(kept.save_time(jump, true).unwrap(), Some(jump));
         for damaged in ["", "x", "99999999999999", "-1"] {
             std::fs::write(place.path().join("boot/clock"), damaged).unwrap();

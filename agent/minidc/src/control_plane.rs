@@ -24,7 +24,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    addresses, carrier,
+    addresses, carrier, clock,
     commands::kubeconfig::{Contents, with_address, write_private},
     config::{self, Config},
     listener::Listener,
@@ -202,6 +202,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         parts.spawn(node::run(config.clone(), Some(local), shutdown.clone()));
     } else {
         parts.spawn(node::report_without_node(config.clone(), known, shutdown.clone()));
+        parts.spawn(clock::keep(config.data.clone(), config.clock.set, shutdown.clone()));
     }
     let outcome = supervise(parts, shutdown).await;
     store.close().await;

@@ -1,5 +1,7 @@
 //! What a board does with its card at each start: the real program on image files and directories.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -53,12 +55,16 @@ fn node(cluster: &str) -> Seed {
     Seed {
         node: "pi-2".into(),
         membership: Membership::Node {
-            token: Some(Secret::new(identity.mint_token(Some("pi-2"), 4_000_000_000).unwrap().to_string())),
+            token: Some(Secret::new(
+                identity.mint_token(Some("pi-2"), 4_000_000_000).unwrap().to_string(),
+            )),
             ca_pin: Some(identity.pin().to_string()),
         },
         servers: vec!["192.168.1.10".into(), "pi-1.local:6443".into()],
         wifi: None,
-        ssh_keys: vec!["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@laptop".into()],
+        ssh_keys: vec![
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@laptop".into(),
+        ],
         ..server(cluster)
     }
 }
@@ -153,17 +159,28 @@ fn a_server_gets_its_name_its_network_and_the_identity_of_its_cluster() {
     );
     let wireless = "etc/wpa_supplicant/wpa_supplicant-wlan0.conf";
     assert!(board.written(wireless).unwrap().contains("psk=\"correct horse\""));
-    for secret in [board.root().join(wireless), board.data().join("server/pki/ca.key"), board.data().join("boot/seed.toml")] {
+    for secret in [
+        board.root().join(wireless),
+        board.data().join("server/pki/ca.key"),
+        board.data().join("boot/seed.toml"),
+    ] {
         assert_eq!(mode(&secret), 0o600, "{}", secret.display());
     }
-    assert_eq!(board.written("run/minidc-boot/authorized_keys"), None, "no keys, no SSH");
+    assert_eq!(
+        board.written("run/minidc-boot/authorized_keys"),
+        None,
+        "no keys, no SSH"
+    );
     assert_eq!(board.on_card(seed::PROBLEM_FILE), None);
     let kept = ClusterIdentity::load(&board.data().join("server/pki")).unwrap();
     let left = Seed::parse(&board.on_card(seed::FILE).unwrap(), Stage::Joined).unwrap();
     assert_eq!(left.membership, Membership::Server(None));
     assert_eq!(left.moved_authority, Some(kept.pin().to_string()));
     let stages = board.written("run/minidc-boot/stage").unwrap();
-    assert!(stages.contains("seed-read ") && stages.contains("seed-done "), "{stages}");
+    assert!(
+        stages.contains("seed-read ") && stages.contains("seed-done "),
+        "{stages}"
+    );
     // the identity outlives the root, and the card has nothing to give any more
     let (code, said) = board.start();
     assert_eq!(code, 0, "{said}");
@@ -174,7 +191,12 @@ fn a_server_gets_its_name_its_network_and_the_identity_of_its_cluster() {
 fn a_node_gets_its_token_its_servers_and_those_who_may_log_in() {
     let board = Board::new(&node("rack1"));
     let token = board.on_card(seed::FILE).unwrap();
-    let token = token.lines().find_map(|line| line.strip_prefix("token = ")).unwrap().trim_matches('"').to_owned();
+    let token = token
+        .lines()
+        .find_map(|line| line.strip_prefix("token = "))
+        .unwrap()
+        .trim_matches('"')
+        .to_owned();
     for start in ["first", "second"] {
         let (code, said) = board.start();
         assert_eq!(code, 0, "{start} start: {said}");
@@ -182,7 +204,10 @@ fn a_node_gets_its_token_its_servers_and_those_who_may_log_in() {
         assert_eq!(config["role"].as_str(), Some("agent"));
         assert_eq!(config["agent"]["server"][0].as_str(), Some("192.168.1.10"));
         let file = Path::new(config["agent"]["token-file"].as_str().unwrap());
-        assert_eq!((fs::read_to_string(file).unwrap().trim(), mode(file)), (token.as_str(), 0o600));
+        assert_eq!(
+            (fs::read_to_string(file).unwrap().trim(), mode(file)),
+            (token.as_str(), 0o600)
+        );
         let keys = board.written("run/minidc-boot/authorized_keys").unwrap();
         assert!(keys.starts_with("ssh-ed25519 ") && keys.lines().count() == 1, "{keys}");
         assert_eq!(board.written("etc/wpa_supplicant/wpa_supplicant-wlan0.conf"), None);
@@ -199,9 +224,16 @@ fn a_mistake_is_told_beside_the_seed_and_disappears_when_it_is_corrected() {
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("wifi.country"), "{said}");
     let text = board.on_card(seed::PROBLEM_FILE).unwrap();
-    assert!(text.contains("goes on with what it was told before") && text.contains("wifi.country"), "{text}");
+    assert!(
+        text.contains("goes on with what it was told before") && text.contains("wifi.country"),
+        "{text}"
+    );
     assert_eq!(board.written("run/minidc-boot/problem").unwrap(), "seed\n");
-    assert_eq!(board.written("etc/hostname").unwrap(), "pi-1\n", "the seed before goes on");
+    assert_eq!(
+        board.written("etc/hostname").unwrap(),
+        "pi-1\n",
+        "the seed before goes on"
+    );
     board.edit("country = \"Germany\"", "country = \"AT\"");
     let (code, said) = board.start();
     assert_eq!(code, 0, "{said}");
@@ -218,15 +250,25 @@ fn a_board_that_never_had_a_good_seed_waits_and_says_why() {
     let (code, said) = board.start();
     assert_eq!(code, 3, "{said}");
     assert!(board.on_card(seed::PROBLEM_FILE).unwrap().contains("did not start"));
-    assert!(board.on_card(seed::FILE).unwrap().contains("PRIVATE KEY"), "nothing is taken from a refused seed");
+    assert!(
+        board.on_card(seed::FILE).unwrap().contains("PRIVATE KEY"),
+        "nothing is taken from a refused seed"
+    );
     assert_eq!(board.written("run/minidc-boot/config.toml"), None);
     assert!(!board.data().join("server").exists());
     // the long-running process shows it instead of failing; here there is none, so that it ends with what to write
     let config = board.place.path().join("empty.toml");
-    fs::write(&config, format!("run = {:?}\n", board.place.path().join("elsewhere/minidc"))).unwrap();
+    fs::write(
+        &config,
+        format!("run = {:?}\n", board.place.path().join("elsewhere/minidc")),
+    )
+    .unwrap();
     let output = board.minidc(&["--config", &config.display().to_string(), "run"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && said.contains("role = \"server\"") && said.contains("empty.toml"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("role = \"server\"") && said.contains("empty.toml"),
+        "{said}"
+    );
     let run = board.root().join("run/minidc");
     fs::write(&config, format!("run = {run:?}\n")).unwrap();
     let output = board.minidc(&["--config", &config.display().to_string(), "status"]);
@@ -244,7 +286,12 @@ fn the_seed_of_another_cluster_does_not_make_a_board_somebody_else() {
     assert!(said.contains("this card belongs to cluster \"rack1\""), "{said}");
     let config: toml::Table = board.written("run/minidc-boot/config.toml").unwrap().parse().unwrap();
     assert_eq!(config["cluster"]["name"].as_str(), Some("rack1"));
-    assert_eq!(ClusterIdentity::load(&board.data().join("server/pki")).unwrap().cluster(), "rack1");
+    assert_eq!(
+        ClusterIdentity::load(&board.data().join("server/pki"))
+            .unwrap()
+            .cluster(),
+        "rack1"
+    );
 }
 
 #[test]
@@ -252,12 +299,19 @@ fn what_no_seed_knows_of_is_taken_from_a_file_on_the_data_partition() {
     let board = Board::new(&server("rack1"));
     assert_eq!(board.start().0, 0);
     let extra = board.data().join("config.toml");
-    fs::write(&extra, "name = \"other\"\nlog = \"debug\"\n[server]\npod-range = \"100.80.0.0/16\"\n[cluster]\nname = \"x\"\n").unwrap();
+    fs::write(
+        &extra,
+        "name = \"other\"\nlog = \"debug\"\n[server]\npod-range = \"100.80.0.0/16\"\n[cluster]\nname = \"x\"\n",
+    )
+    .unwrap();
     let (code, said) = board.start();
     assert_eq!(code, 0, "{said}");
     let config: toml::Table = board.written("run/minidc-boot/config.toml").unwrap().parse().unwrap();
     assert_eq!(config["server"]["pod-range"].as_str(), Some("100.80.0.0/16"));
-    assert_eq!((config["name"].as_str(), config["cluster"]["name"].as_str()), (Some("pi-1"), Some("rack1")));
+    assert_eq!(
+        (config["name"].as_str(), config["cluster"]["name"].as_str()),
+        (Some("pi-1"), Some("rack1"))
+    );
     fs::write(&extra, "[server]\npod-rang = 1\n").unwrap();
     let (code, said) = board.start();
     assert_eq!(code, 0, "{said}");
@@ -275,7 +329,12 @@ fn the_machine_keeps_its_id_although_its_root_is_in_memory() {
         fs::write(board.root().join("etc/machine-id"), text).unwrap();
         let path = |path: PathBuf| path.display().to_string();
         let (card, data, root) = (path(board.card()), path(board.data()), path(board.root()));
-        assert!(board.minidc(&["boot", "seed", "--card", &card, "--data", &data, "--root", &root]).status.success());
+        assert!(
+            board
+                .minidc(&["boot", "seed", "--card", &card, "--data", &data, "--root", &root])
+                .status
+                .success()
+        );
         board.written("etc/machine-id").unwrap()
     };
     let (first, second) = (format!("{}\n", "0a".repeat(16)), format!("{}\n", "0b".repeat(16)));
@@ -288,7 +347,12 @@ fn the_machine_keeps_its_id_although_its_root_is_in_memory() {
 fn the_data_partition_of_a_card_file_grows_to_its_end_once() {
     let board = Board::new(&node("rack1"));
     let card = board.card().display().to_string();
-    fs::OpenOptions::new().write(true).open(board.card()).unwrap().set_len(64 << 20).unwrap();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(board.card())
+        .unwrap()
+        .set_len(64 << 20)
+        .unwrap();
     let grow = || {
         let output = board.minidc(&["boot", "grow", "--card", &card]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -336,9 +400,15 @@ fn a_data_partition_that_cannot_be_used_is_never_made_anew() {
     fs::write(board.data(), "").unwrap();
     let (code, said) = board.start();
     assert_eq!(code, 3, "{said}");
-    assert!(said.contains("its data partition") && said.contains("nothing is formatted"), "{said}");
+    assert!(
+        said.contains("its data partition") && said.contains("nothing is formatted"),
+        "{said}"
+    );
     assert_eq!(board.written("run/minidc-boot/problem").unwrap(), "data\n");
     assert_eq!(board.written("run/minidc-boot/config.toml"), None);
     assert!(board.on_card(seed::PROBLEM_FILE).unwrap().contains("data partition"));
-    assert!(board.on_card(seed::FILE).unwrap().contains("PRIVATE KEY"), "the identity stays on the card");
+    assert!(
+        board.on_card(seed::FILE).unwrap().contains("PRIVATE KEY"),
+        "the identity stays on the card"
+    );
 }

@@ -405,7 +405,10 @@ fn store(directory: &Path, parts: &Parts<'_>) -> Result<(), Error> {
     files::make_private_directory(&workshop)?;
     files::write_private(&workshop.join(CA_KEY), parts.ca_key.as_bytes())?;
     files::write_private(&workshop.join(CA_CERTIFICATE), parts.ca_certificate.as_bytes())?;
-    files::write_private(&workshop.join(JOIN_KEY), format!("{}\n", parts.join_key.trim()).as_bytes())?;
+    files::write_private(
+        &workshop.join(JOIN_KEY),
+        format!("{}\n", parts.join_key.trim()).as_bytes(),
+    )?;
     files::write_private(&workshop.join(CLUSTER), format!("{}\n", parts.cluster).as_bytes())?;
     files::sync_directory(&workshop)?;
     fs::rename(&workshop, directory).map_err(Error::file("rename to", directory))?;

@@ -62,6 +62,41 @@ fn half_made_identity_is_thrown_away_and_a_damaged_one_is_not() {
 }
 
 #[test]
+fn an_identity_made_elsewhere_is_adopted_once_and_never_replaced() {
+    let (elsewhere, made) = identity();
+    let (other, _) = identity();
+    let text = |place: &tempfile::TempDir, name: &str| {
+        std::fs::read_to_string(place.path().join("server/pki").join(name)).unwrap()
+    };
+    let adopt = |path: &std::path::Path, place: &tempfile::TempDir, key_of: &tempfile::TempDir| {
+        ClusterIdentity::adopt(
+            path,
+            &Parts {
+                cluster: "garage",
+                ca_certificate: &text(place, "ca.crt"),
+                ca_key: &text(key_of, "ca.key"),
+                join_key: &text(place, "join.key"),
+            },
+        )
+    };
+    let board = tempfile::tempdir().unwrap();
+    let path = board.path().join("server/pki");
+    let mixed = adopt(&path, &elsewhere, &other).unwrap_err().to_string();
+    assert!(mixed.contains("ca.key is not the key of ca.crt") && !path.exists(), "{mixed}");
+    // a power cut while it was made
+    std::fs::create_dir_all(board.path().join("server/pki.new")).unwrap();
+    std::fs::write(board.path().join("server/pki.new/ca.key"), "half").unwrap();
+    for time in ["first", "second"] {
+        let adopted = adopt(&path, &elsewhere, &elsewhere).unwrap();
+        assert_eq!((adopted.pin(), adopted.join_key()), (made.pin(), made.join_key()), "the {time} time");
+    }
+    assert!(!board.path().join("server/pki.new").exists());
+    let refused = adopt(&path, &other, &other).unwrap_err().to_string();
+    assert!(refused.contains("is not replaced"), "{refused}");
+    assert_eq!(ClusterIdentity::load_or_create(&path, "garage").unwrap().pin(), made.pin());
+}
+
+#[test]
 fn certificates_are_valid_from_build_time_for_their_life() {
     let (_directory, identity) = identity();
     let ca = parse(identity.ca()).unwrap();

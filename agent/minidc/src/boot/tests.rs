@@ -110,7 +110,9 @@ fn assert_adopted(seed: &Seed, card: &mut Memory, data: &Path, what: &str) {
     let selector = selector(card);
     let [start, end] = [selector.start, selector.end()].map(|at| usize::try_from(at).unwrap());
     for secret in secrets(seed) {
-        let found = card.0[start..end].windows(secret.len()).any(|bytes| bytes == secret.as_bytes());
+        let found = card.0[start..end]
+            .windows(secret.len())
+            .any(|bytes| bytes == secret.as_bytes());
         assert!(!found, "{what}: a secret is left on the card");
     }
     let text = on_card(card);
@@ -128,7 +130,11 @@ fn assert_adopted(seed: &Seed, card: &mut Memory, data: &Path, what: &str) {
         }
     }
     assert!(!data.join("boot/moving").exists(), "{what}: the note is left");
-    assert_eq!((again.node, again.cluster), (seed.node.clone(), seed.cluster.clone()), "{what}");
+    assert_eq!(
+        (again.node, again.cluster),
+        (seed.node.clone(), seed.cluster.clone()),
+        "{what}"
+    );
 }
 
 #[test]
@@ -146,7 +152,11 @@ fn a_power_cut_between_any_two_steps_is_made_up_for_by_the_next_start() {
                 anyhow::ensure!(count.replace(count.get() + 1) < cut, "the power is gone");
                 Ok(())
             };
-            let outcome = take(Card::new(&mut card).map_err(|error| error.explain()), data.path(), &mut step);
+            let outcome = take(
+                Card::new(&mut card).map_err(|error| error.explain()),
+                data.path(),
+                &mut step,
+            );
             let what = format!("{role}, cut before {:?}", last.get());
             let complete = outcome.is_ok();
             names.push(last.get());
@@ -156,7 +166,10 @@ fn a_power_cut_between_any_two_steps_is_made_up_for_by_the_next_start() {
             assert_adopted(&seed, &mut card, data.path(), &what);
             let (before, files) = (card.0.clone(), listing(data.path()));
             assert_eq!(boot(&mut card, data.path()).problems, [], "{what}");
-            assert!(before == card.0, "{what}: the start after that writes nothing to the card");
+            assert!(
+                before == card.0,
+                "{what}: the start after that writes nothing to the card"
+            );
             assert_eq!(files, listing(data.path()), "{what}: nor to the data partition");
             if complete {
                 break;
@@ -191,8 +204,12 @@ fn a_power_cut_while_the_card_is_written_is_made_up_for_by_the_next_start() {
         for after in (0..).step_by(512) {
             let data = tempfile::tempdir().unwrap();
             let mut cut = Faulty::new(Memory(fresh.clone()), Fault::Disappear { after });
-            let whole = take(Card::new(&mut cut).map_err(|error| error.explain()), data.path(), &mut |_| Ok(()))
-                .is_ok_and(|taken| taken.problems.is_empty());
+            let whole = take(
+                Card::new(&mut cut).map_err(|error| error.explain()),
+                data.path(),
+                &mut |_| Ok(()),
+            )
+            .is_ok_and(|taken| taken.problems.is_empty());
             let mut card = cut.into_inner();
             let taken = boot(&mut card, data.path());
             let what = format!("{role}, cut after {after} bytes");
@@ -222,7 +239,11 @@ fn a_seed_that_a_person_changed_after_a_cut_is_not_taken_for_a_torn_one() {
     let edited = on_card(&mut memory).replace("ssh_keys = []", "ssh_keys = [ ]\nserver_name = 1");
     put(&mut memory, &edited);
     let taken = boot(&mut memory, data.path());
-    assert!(seed::listed(&taken.problems).contains("server_name"), "{:?}", taken.problems);
+    assert!(
+        seed::listed(&taken.problems).contains("server_name"),
+        "{:?}",
+        taken.problems
+    );
     assert_eq!(taken.seed.unwrap().node, "pi-1");
     assert_eq!(on_card(&mut memory), edited);
 }
@@ -237,11 +258,17 @@ fn another_authority_never_replaces_the_one_that_is_there() {
     let before = other.0.clone();
     let taken = boot(&mut other, data.path());
     let said = seed::listed(&taken.problems);
-    assert!(said.contains("another identity") && said.contains("never replaced"), "{said}");
+    assert!(
+        said.contains("another identity") && said.contains("never replaced"),
+        "{said}"
+    );
     assert!(before == other.0, "the secrets of a refused seed stay where they are");
     let present = ClusterIdentity::load(&data.path().join("server/pki")).unwrap();
     assert_eq!(present.pin(), first.identity.pin());
-    assert_eq!(taken.seed.unwrap().moved_authority, Some(first.identity.pin().to_string()));
+    assert_eq!(
+        taken.seed.unwrap().moved_authority,
+        Some(first.identity.pin().to_string())
+    );
 }
 
 #[test]
@@ -252,7 +279,11 @@ fn an_emptied_data_partition_never_gets_a_new_authority_by_itself() {
     boot(&mut memory, data.path());
     let empty = tempfile::tempdir().unwrap();
     let taken = boot(&mut memory, empty.path());
-    assert!(seed::listed(&taken.problems).contains("flash the card anew"), "{:?}", taken.problems);
+    assert!(
+        seed::listed(&taken.problems).contains("flash the card anew"),
+        "{:?}",
+        taken.problems
+    );
     assert_eq!(taken.seed, None);
     assert!(!empty.path().join("server").exists());
 }
@@ -264,7 +295,10 @@ fn what_may_change_later_is_honoured_and_what_may_not_is_refused() {
     let mut memory = Memory(card(&laptop.seed(Role::Server, "pi-1")));
     boot(&mut memory, data.path());
     let text = on_card(&mut memory);
-    let wifi = format!("{}\n[wifi]\nssid = \"attic\"\npassword = \"new network\"\ncountry = \"DE\"\n", text.trim_end());
+    let wifi = format!(
+        "{}\n[wifi]\nssid = \"attic\"\npassword = \"new network\"\ncountry = \"DE\"\n",
+        text.trim_end()
+    );
     put(&mut memory, &wifi);
     let taken = boot(&mut memory, data.path());
     assert_eq!(taken.problems, []);

@@ -46,8 +46,12 @@ fn find_card(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
         return Ok(card);
     }
     let line = std::fs::read_to_string("/proc/cmdline").context("read the kernel's command line")?;
-    let root = Root::of_command_line(&line)
-        .with_context(|| format!("the kernel's command line does not say what this system was started from: {}", line.trim()))?;
+    let root = Root::of_command_line(&line).with_context(|| {
+        format!(
+            "the kernel's command line does not say what this system was started from: {}",
+            line.trim()
+        )
+    })?;
     let begin = Instant::now();
     loop {
         if let Some(disk) = root.disk(Path::new("/sys"), Path::new("/dev")) {
@@ -93,7 +97,11 @@ fn grow(card: Option<PathBuf>) -> anyhow::Result<()> {
 /// Makes the kernel know the partition's size, which it read before the table was changed. The partition may be in use.
 fn tell_kernel(disk: &Path, data: layout::Partition) -> anyhow::Result<()> {
     let name = disk.file_name().unwrap_or_default().to_string_lossy();
-    let between = if name.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
+    let between = if name.ends_with(|last: char| last.is_ascii_digit()) {
+        "p"
+    } else {
+        ""
+    };
     let known = PathBuf::from(format!("/sys/class/block/{name}{between}{DATA}/size"));
     let sectors = (data.bytes / SECTOR).to_string();
     match std::fs::read_to_string(&known) {
@@ -125,7 +133,9 @@ fn seed(given: Option<PathBuf>, data: &Path, root: &Path) -> anyhow::Result<Exit
     let run = root.join(RUN);
     std::fs::create_dir_all(&run).with_context(|| format!("make {}", run.display()))?;
     let must_be_mounted = is_real && given.is_none();
-    let card = find_card(given).map_err(|error| format!("{error:#}")).and_then(|path| open(&path));
+    let card = find_card(given)
+        .map_err(|error| format!("{error:#}"))
+        .and_then(|path| open(&path));
     let mut card = card.map_err(|why| format!("the card cannot be read: {why}"));
 
     let missing = match is_mount_point(data) {
@@ -150,7 +160,11 @@ fn seed(given: Option<PathBuf>, data: &Path, root: &Path) -> anyhow::Result<Exit
     };
     let report = taken.report();
     tell(&run, &mut card, report.as_deref().map(|text| (Trouble::Seed, text)))?;
-    let Taken { seed: Some(seed), problems } = taken else {
+    let Taken {
+        seed: Some(seed),
+        problems,
+    } = taken
+    else {
         note_stage(&run.join(STAGES), "seed-done");
         return Ok(ExitCode::from(WAITS));
     };
@@ -203,7 +217,10 @@ fn tell(run: &Path, card: &mut Result<DeviceFile, String>, trouble: Option<(Trou
     if let Ok(mut card) = selector(card)
         && let Err(error) = card.report(text)
     {
-        eprintln!("the problem file on the card is not as it should be: {}", error.explain());
+        eprintln!(
+            "the problem file on the card is not as it should be: {}",
+            error.explain()
+        );
     }
     let (kind, problem) = (run.join(TROUBLE), run.join(PROBLEM));
     match trouble {
