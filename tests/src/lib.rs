@@ -5,7 +5,9 @@
 //! # Current limitations
 //! Needs root, since a rack makes namespaces, and `target/release/minidc`, which `make test` builds first.
 
+pub mod clients;
 pub mod emulated;
+pub mod history;
 pub mod memory;
 
 use std::{

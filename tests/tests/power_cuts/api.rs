@@ -1,25 +1,20 @@
 //! The control plane as it runs on a card, written to through kubectl's own proxy.
 
-use std::{
-    io::{BufRead, BufReader},
-    os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use minidc_link::pki::ClusterIdentity;
 use minidc_store::{Options, Store};
-use minidc_tests::{eventually, minidc, run};
+use minidc_tests::{
+    clients::{Bound, JSON, Proxy, Writer, note},
+    eventually,
+    history::{Found, History, Written},
+    minidc, run,
+};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use crate::{
-    Stage, Subject,
-    history::{Found, History, Written},
-    replay::Random,
-};
+use crate::{Stage, Subject, card::Record};
 
 pub(crate) const SUBJECT: Subject = Subject {
     name: "api",
@@ -32,38 +27,10 @@ const WRITES: usize = 100;
 /// Every so many cuts, the control plane itself is started on what is left.
 const START_EVERY: usize = 20;
 
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Running {
-    fn start(mut command: Command) -> Result<Self> {
-        let mut bound = Command::new("setpriv");
-        bound
-            .args(["--pdeathsig", "KILL"])
-            .arg(command.get_program())
-            .args(command.get_args());
-        bound
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0);
-        command = bound;
-        Ok(Self(command.spawn().with_context(|| format!("start {command:?}"))?))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A control plane, and the socket on which kubectl leads to it.
+/// A control plane, and how kubectl leads to it.
 struct ControlPlane {
-    _server: Running,
-    _proxy: Running,
-    socket: PathBuf,
+    _server: Bound,
+    proxy: Proxy,
 }
 
 impl ControlPlane {
@@ -76,7 +43,7 @@ impl ControlPlane {
             .args(["server", "--no-node", "--listen", "0.0.0.0:0", "--config"])
             .arg(&config);
         server.arg("--data").arg(&stage.data);
-        let mut server = Running::start(server)?;
+        let mut server = Bound::start(&server)?;
 
         // a kubeconfig from before the cut leads to a port that is no more
         let kubeconfig = stage.data.join("server/admin.kubeconfig");
@@ -88,38 +55,10 @@ impl ControlPlane {
             ready.map(|_| true)
         };
         eventually(Duration::from_secs(20), "the API answers", answers)?;
-        let socket = stage.scratch.join("api.socket");
-        let mut proxy = Command::new("kubectl");
-        proxy
-            .args(["proxy", "--unix-socket"])
-            .arg(&socket)
-            .arg("--kubeconfig")
-            .arg(&kubeconfig);
-        let mut proxy = Running::start(proxy)?;
-        let mut said = String::new();
-        BufReader::new(proxy.0.stdout.take().context("no output")?).read_line(&mut said)?;
-        Ok(Self {
-            _server: server,
-            _proxy: proxy,
-            socket,
-        })
+        let proxy = Proxy::start(&kubeconfig, &stage.scratch.join("api.socket"))?;
+        Ok(Self { _server: server, proxy })
     }
 }
-
-/// Sends a request, which must succeed.
-fn request(socket: &Path, method: &str, path: &str, media: &str, body: &Value) -> Result<Value> {
-    let answer = run(Command::new("curl")
-        .args(["-s", "-S", "--fail-with-body", "-X", method, "--unix-socket"])
-        .arg(socket)
-        .args(["-H", &format!("content-type: {media}"), "-d", &body.to_string()])
-        .arg(format!("http://localhost{path}")))?;
-    Ok(serde_json::from_str(&answer)?)
-}
-
-const JSON: &str = "application/json";
-const MERGE_PATCH: &str = "application/merge-patch+json";
-const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
-const SERVICES: &str = "/api/v1/namespaces/default/services";
 
 fn write(stage: &Stage) -> Result<History> {
     let card = stage.card()?;
@@ -133,8 +72,7 @@ fn write(stage: &Stage) -> Result<History> {
     }];
     let deployment = json!({"metadata": {"name": "web"}, "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}},
         "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "web", "image": "web"}]}}}});
-    request(
-        &control_plane.socket,
+    control_plane.proxy.request(
         "POST",
         "/apis/apps/v1/namespaces/default/deployments",
         JSON,
@@ -143,8 +81,8 @@ fn write(stage: &Stage) -> Result<History> {
     let written = std::thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
-                let socket = &control_plane.socket;
-                scope.spawn(move || write_some(writer, socket, || card.position()))
+                let proxy = &control_plane.proxy;
+                scope.spawn(move || write_some(writer, proxy, || card.position()))
             })
             .collect();
         writers
@@ -156,39 +94,13 @@ fn write(stage: &Stage) -> Result<History> {
     Ok(History::new(attempts))
 }
 
-/// One client: makes, changes and deletes a config map and a Service.
-fn write_some(writer: usize, socket: &Path, position: impl Fn() -> usize) -> Result<Vec<Written>> {
-    let mut random = Random(writer as u64);
-    let mut attempts = Vec::new();
-    let mut there = [false; 2];
-    for number in 0..WRITES {
-        let which = random.below(2);
-        let (kind, path) = [("configmap", CONFIG_MAPS), ("service", SERVICES)][which];
-        let name = format!("cut-{writer}");
-        let one = format!("{path}/{name}");
-        let metadata = json!({"name": name, "annotations": {"value": number.to_string(), "padding": "x".repeat(random.below(2000))}});
-        let delete = there[which] && random.below(4) == 0;
-        let started = position();
-        if delete {
-            request(socket, "DELETE", &one, JSON, &json!({}))?;
-        } else if there[which] {
-            request(socket, "PATCH", &one, MERGE_PATCH, &json!({"metadata": metadata}))?;
-        } else {
-            let mut object = json!({"metadata": metadata});
-            if kind == "service" {
-                object["spec"] = json!({"ports": [{"port": 80}]});
-            }
-            request(socket, "POST", path, JSON, &object)?;
-        }
-        there[which] = !delete;
-        attempts.push(Written {
-            name: format!("{kind} {name}"),
-            value: (!delete).then(|| number.to_string()),
-            started,
-            acknowledged: position(),
-        });
-    }
-    Ok(attempts)
+fn write_some(writer: usize, proxy: &Proxy, position: impl Fn() -> usize) -> Result<Vec<Written>> {
+    let mut writer = Writer::new(writer);
+    let attempts = (0..WRITES).map(|_| match writer.write(proxy, &position) {
+        (attempt, None) => Ok(attempt),
+        (_, Some(error)) => Err(error),
+    });
+    attempts.collect()
 }
 
 fn find(stage: &Stage) -> Result<Found> {
@@ -198,14 +110,7 @@ fn find(stage: &Stage) -> Result<Found> {
         found.insert("pki".into(), ClusterIdentity::load(&pki)?.pin().to_string());
     }
     if stage.number.is_multiple_of(START_EVERY) {
-        let control_plane = ControlPlane::start(stage)?;
-        let mut served = Found::new();
-        for (kind, path) in [("configmap", CONFIG_MAPS), ("service", SERVICES)] {
-            let list = request(&control_plane.socket, "GET", path, JSON, &json!({}))?;
-            for object in list["items"].as_array().context("no list")? {
-                note(kind, object, &mut served);
-            }
-        }
+        let served = ControlPlane::start(stage)?.proxy.found()?;
         let stored: Found = found
             .iter()
             .filter(|(name, _)| *name != "pki")
@@ -217,17 +122,6 @@ fn find(stage: &Stage) -> Result<Found> {
         );
     }
     Ok(found)
-}
-
-/// Notes an object, if it is one of ours.
-fn note(kind: &str, object: &Value, found: &mut Found) {
-    let name = object
-        .pointer("/metadata/name")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if let Some(value) = object.pointer("/metadata/annotations/value").and_then(Value::as_str) {
-        found.insert(format!("{kind} {name}"), value.to_owned());
-    }
 }
 
 async fn find_stored(directory: &Path) -> Result<Found> {
@@ -272,4 +166,39 @@ async fn find_stored(directory: &Path) -> Result<Found> {
     ensure!(held == given, "Services hold {held:?}, given out are {given:?}");
     store.close().await;
     Ok(found)
+}
+
+/// What the card is asked to do for one write, and for none.
+pub(crate) fn cost(stage: &Stage) -> Result<()> {
+    let card = stage.card()?;
+    let control_plane = ControlPlane::start(stage)?;
+    let flushes = || {
+        let log = card.take().log;
+        log.iter().filter(|record| matches!(record, Record::Flush)).count()
+    };
+    // longer than ext4 lets its own journal wait
+    let quiet = |what: &str| {
+        let still = || {
+            flushes();
+            std::thread::sleep(Duration::from_secs(7));
+            Ok(flushes() == 0)
+        };
+        eventually(
+            Duration::from_secs(60),
+            format!("no flush for seven seconds {what}"),
+            still,
+        )
+    };
+    quiet("after the start")?;
+    let mut writer = Writer::new(0);
+    for _ in 0..WRITES {
+        if let (_, Some(error)) = writer.write(&control_plane.proxy, || 0) {
+            return Err(error);
+        }
+    }
+    let flushes = flushes();
+    println!("{WRITES} writes one after the other: {flushes} flushes");
+    // one for each, and a few for the journal of the file system
+    ensure!(flushes <= WRITES + WRITES / 5, "{flushes} flushes for {WRITES} writes");
+    quiet("after the last write").map(drop)
 }

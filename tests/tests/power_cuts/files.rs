@@ -10,12 +10,12 @@ use minidc_link::{
     pki::ClusterIdentity,
     protocol::StoreId,
 };
+use minidc_tests::history::{Found, Written};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Subject,
-    history::{Found, Written},
     writer::{self, Log},
 };
 

@@ -8,18 +8,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use minidc_tests::history::{Found, History, Random};
+
 use crate::{
     card::{Card, Recording},
     filesystem::Mounted,
-    history::{Found, History},
-    replay::{Manner, Random, Replay},
+    replay::{Manner, Replay},
 };
 
 mod api;
 mod card;
 mod files;
 mod filesystem;
-mod history;
 mod replay;
 mod selector;
 mod transactions;
@@ -72,25 +72,7 @@ impl Trial {
     /// Lets the subject write.
     fn record(subject: &'static Subject) -> Result<Self> {
         let place = filesystem::own_place()?;
-        for directory in ["reader", "data", "scratch"] {
-            std::fs::create_dir(place.join(directory))?;
-        }
-        let blocks = filesystem::make(&place.join("image"))?;
-        let card = Card::insert(blocks, &place.join("reader"))?;
-        // so that a killed test never waits for itself: the thread that answers for the card has no part in what is mounted from it
-        filesystem::own_mounts()?;
-        let device = card.device();
-        let mut stage = Stage {
-            data: place.join("data"),
-            scratch: place.join("scratch"),
-            card: Some(card),
-            number: 0,
-        };
-        let data = stage.data.clone();
-        let mounted = Mounted::new(&device, &data)?;
-        let history = (subject.write)(&stage)?;
-        mounted.unmount()?;
-        let recording = stage.card.take().context("the card is gone")?.take();
+        let (history, recording) = on_a_new_card(&place, subject.write)?;
         Ok(Self {
             subject,
             place,
@@ -154,6 +136,29 @@ impl Trial {
     }
 }
 
+/// Works on a data partition that is recorded.
+fn on_a_new_card<T>(place: &Path, work: impl FnOnce(&Stage) -> Result<T>) -> Result<(T, Recording)> {
+    for directory in ["reader", "data", "scratch"] {
+        std::fs::create_dir(place.join(directory))?;
+    }
+    let blocks = filesystem::make(&place.join("image"))?;
+    let card = Card::insert(blocks, &place.join("reader"))?;
+    // so that a killed test never waits for itself: the thread that answers for the card has no part in what is mounted from it
+    filesystem::own_mounts()?;
+    let device = card.device();
+    let stage = Stage {
+        data: place.join("data"),
+        scratch: place.join("scratch"),
+        card: Some(card),
+        number: 0,
+    };
+    let mounted = Mounted::new(&device, &stage.data)?;
+    let done = work(&stage)?;
+    mounted.unmount()?;
+    let recording = stage.card()?.take();
+    Ok((done, recording))
+}
+
 #[test]
 fn every_acknowledged_transaction_survives_power_cuts_whole() -> Result<()> {
     Trial::record(&transactions::SUBJECT)?.survives_all(cuts(40))
@@ -167,6 +172,11 @@ fn every_acknowledged_write_to_the_api_survives_power_cuts() -> Result<()> {
 #[test]
 fn identities_and_desired_state_survive_power_cuts_whole() -> Result<()> {
     Trial::record(&files::SUBJECT)?.survives_all(cuts(20))
+}
+
+#[test]
+fn a_write_to_the_api_costs_one_flush_and_an_idle_control_plane_none() -> Result<()> {
+    on_a_new_card(&filesystem::own_place()?, api::cost).map(drop)
 }
 
 #[test]

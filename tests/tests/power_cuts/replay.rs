@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use minidc_tests::history::Random;
+
 use crate::card::{Blocks, Record, Recording, SIZE};
 
 const SECTOR: usize = 512;
@@ -20,24 +22,6 @@ pub(crate) enum Manner {
     AnyOfThem,
     /// Says that it flushed, and forgets: of what the last `0` flushes should have kept it has nothing.
     Lies(usize),
-}
-
-/// Small reproducible random numbers (splitmix64).
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        let bound = bound.max(1) as u64;
-        usize::try_from(self.next() % bound).unwrap_or(0)
-    }
 }
 
 /// Goes through a recording once, from cut to cut.

@@ -8,10 +8,11 @@ use minidc_image::{
     fat::{self, File},
     layout::{FAT, Partition},
 };
+use minidc_tests::history::Random;
 
 use crate::{
     card::{Blocks, Record, Recording, SIZE},
-    replay::{Manner, Random, Replay},
+    replay::{Manner, Replay},
 };
 
 const PARTITION: Partition = Partition {

@@ -4,12 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use minidc_store::{Envelope, Op, Options, Store, When};
+use minidc_tests::history::{Found, Random, Written};
 use tokio::{runtime::Runtime, task::JoinSet};
 
 use crate::{
     Subject,
-    history::{Found, Written},
-    replay::Random,
     writer::{self, Log},
 };
 

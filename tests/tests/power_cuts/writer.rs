@@ -3,13 +3,12 @@
 use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
-use minidc_tests::run;
-
-use crate::{
-    Stage, card, files,
+use minidc_tests::{
     history::{History, Written},
-    transactions,
+    run,
 };
+
+use crate::{Stage, card, files, transactions};
 
 const NAME: &str = "POWER_CUTS_WRITER";
 const DIRECTORY: &str = "POWER_CUTS_DIRECTORY";
