@@ -13,8 +13,8 @@ use minidc_tests::{Rack, eventually, workspace};
 use crate::names::guest;
 
 pub(crate) const ALL: &[crate::Promise] = &[(
-    "a_board_becomes_a_node_by_its_seed_and_stays_it_after_a_power_cut",
-    a_board_becomes_a_node_by_its_seed_and_stays_it_after_a_power_cut,
+    "a_board_becomes_a_node_by_its_seed_with_its_clock_in_1970_and_stays_it_after_a_power_cut",
+    a_board_becomes_a_node_by_its_seed_with_its_clock_in_1970_and_stays_it_after_a_power_cut,
 )];
 
 /// Host name of the machine before its seed was read, and the name in the seed.
@@ -22,6 +22,9 @@ const BOARD: &str = "fresh";
 const NODE: &str = "seeded";
 /// What only the data partition keeps; all else is in memory on a board.
 const KEPT: &str = "/var/lib/minidc";
+/// A clock that was never set. The program must not set it here: it is the one of the machine that runs the test.
+const IN_1970: &str = "env LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketimeMT.so.1) FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME='@1970-01-01 00:00:10'";
+const CONFIG: &str = "[clock]\nset = false\n";
 const CONTAINERD: &str = "image/deb/files/usr/share/minidc/containerd.toml";
 
 /// A machine with the program, its containerd's configuration and a card, and nothing else of minidc.
@@ -40,6 +43,7 @@ impl<'r> Board<'r> {
         fs::create_dir_all(board.kept(""))?;
         fs::copy(minidc_tests::minidc()?, board.kept("program"))?;
         fs::copy(workspace().join(CONTAINERD), board.kept("containerd.toml"))?;
+        fs::write(board.kept("config.toml"), CONFIG)?;
         fs::write(board.kept("card.img"), sample::image(&files(seed))?)?;
         Ok(board)
     }
@@ -53,15 +57,15 @@ impl<'r> Board<'r> {
         self.rack.in_node(BOARD, &["sh", "-ec", script])
     }
 
-    /// What the image's units do, on a root with nothing of the last start.
-    fn start(&self) -> Result<String> {
+    /// What the image's units do, on a root with nothing of the last start. `clock` goes before minidc.
+    fn start(&self, clock: &str) -> Result<String> {
         self.shell(&format!(
             "rm -rf /etc/minidc/* /etc/cni/net.d/* /var/lib/cni/* /var/log/pods /etc/hosts\n\
              mkdir -p /usr/local/bin && ln -sf {KEPT}/program /usr/local/bin/minidc\n\
              minidc boot seed --card {KEPT}/card.img\n\
              mkdir -p /run/minidc-containerd\n\
              setsid containerd -c {KEPT}/containerd.toml </dev/null >/run/containerd.log 2>&1 &\n\
-             setsid minidc run </dev/null >{KEPT}/run.log 2>&1 &\n\
+             {clock} setsid minidc run </dev/null >{KEPT}/run.log 2>&1 &\n\
              hostname"
         ))
     }
@@ -78,13 +82,20 @@ impl<'r> Board<'r> {
 
 impl Drop for Board<'_> {
     fn drop(&mut self) {
-        let _ = self.rack.kubectl(&["delete", "pod", "on-seeded", "--force", "--ignore-not-found", "--wait=false"]);
+        let _ = self.rack.kubectl(&[
+            "delete",
+            "pod",
+            "on-seeded",
+            "--force",
+            "--ignore-not-found",
+            "--wait=false",
+        ]);
         let _ = self.boards.unplug(self.index);
         let _ = self.rack.minidc(&["node", "remove", NODE]);
     }
 }
 
-fn a_board_becomes_a_node_by_its_seed_and_stays_it_after_a_power_cut(rack: &Rack) -> Result<()> {
+fn a_board_becomes_a_node_by_its_seed_with_its_clock_in_1970_and_stays_it_after_a_power_cut(rack: &Rack) -> Result<()> {
     let token = rack.in_node("pi-1", &["minidc", "token", "create", "--node", NODE])?;
     let token = token.trim();
     let seed = Seed {
@@ -101,19 +112,50 @@ fn a_board_becomes_a_node_by_its_seed_and_stays_it_after_a_power_cut(rack: &Rack
         time: Some(jiff::Timestamp::now()),
     };
     let board = Board::new(rack, &seed)?;
-    let said = board.start()?;
-    ensure!(said.contains(&format!("this board is {NODE}, node of cluster {}", rack.name)), "{said}");
-    ensure!(said.lines().last() == Some(NODE), "the host name is not the seed's: {said}");
+    let said = board.start(IN_1970)?;
+    ensure!(
+        said.contains(&format!("this board is {NODE}, node of cluster {}", rack.name)),
+        "{said}"
+    );
+    ensure!(
+        said.lines().last() == Some(NODE),
+        "the host name is not the seed's: {said}"
+    );
     let card = fs::read(board.kept("card.img"))?;
-    ensure!(!card.windows(token.len()).any(|bytes| bytes == token.as_bytes()), "the token is still on the card");
+    ensure!(
+        !card.windows(token.len()).any(|bytes| bytes == token.as_bytes()),
+        "the token is still on the card"
+    );
     board.is_ready_within(Duration::from_secs(60))?;
+    let log = || fs::read_to_string(board.kept("run.log")).context("read the log");
+    eventually(Duration::from_secs(10), "the clock's being behind in the log", || {
+        Ok(log()?.contains("clock is behind the control plane's"))
+    })?;
+    ensure!(
+        log()?.contains("1970-01-01T"),
+        "the board's clock is not in 1970:\n{}",
+        log()?
+    );
     let stages = board.shell("cat /run/minidc/stages")?;
     for stage in ["start", "network", "joining", "connected", "ready"] {
         ensure!(stages.contains(&format!("{stage} ")), "{stage} is not among\n{stages}");
     }
-    let uid = || rack.kubectl(&["get", "node", NODE, "-o", "jsonpath={.metadata.uid} {.status.nodeInfo.machineID}"]);
+    let uid = || {
+        rack.kubectl(&[
+            "get",
+            "node",
+            NODE,
+            "-o",
+            "jsonpath={.metadata.uid} {.status.nodeInfo.machineID}",
+        ])
+    };
     let before = uid()?;
-    let image = rack.kubectl(&["get", "images.minidc.dev", "-o", "jsonpath={.items[0].spec.references[0]}"])?;
+    let image = rack.kubectl(&[
+        "get",
+        "images.minidc.dev",
+        "-o",
+        "jsonpath={.items[0].spec.references[0]}",
+    ])?;
     let pod = serde_json::json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "on-seeded"},
         "spec": {"nodeName": NODE, "containers": [{"name": "web", "image": image, "imagePullPolicy": "Never"}]},
@@ -122,9 +164,11 @@ fn a_board_becomes_a_node_by_its_seed_and_stays_it_after_a_power_cut(rack: &Rack
     rack.wait_for_phase("on-seeded", "Running", Duration::from_secs(90))?;
 
     board.boards.unplug(board.index)?;
-    eventually(Duration::from_secs(20), "the silence to be noticed", || Ok(!rack.node_is(NODE, "True")?))?;
+    eventually(Duration::from_secs(20), "the silence to be noticed", || {
+        Ok(!rack.node_is(NODE, "True")?)
+    })?;
     board.boards.plug(board.index, &minidc_rack::Silent)?;
-    let said = board.start()?;
+    let said = board.start("")?;
     ensure!(said.lines().last() == Some(NODE), "{said}");
     board.is_ready_within(Duration::from_secs(60))?;
     ensure!(uid()? == before, "it came back as another: {before} and {}", uid()?);
