@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 
 use crate::layout::{DATA, LEAST_FAT, LayoutError, Partition, SELECTOR, Sizes, Slot, Table, autoboot};
+use crate::seed;
 
 /// Signature of the disk in every image: `PARTUUID` of a root is `6d696e69-05` or `6d696e69-06`.
 pub const DISK: u32 = 0x6d69_6e69;
@@ -25,7 +26,7 @@ pub const SIZES: Sizes = Sizes {
 /// What is put together.
 #[derive(Clone, Debug)]
 pub struct Parts {
-    /// Directory whose files go to the selector partition; `autoboot.txt` is added.
+    /// Directory whose files go to the selector partition; `autoboot.txt` and an empty seed are added.
     pub selector: PathBuf,
     /// Directory with the boot files that both slots have.
     pub boot: PathBuf,
@@ -92,6 +93,7 @@ pub fn assemble(parts: &Parts, sizes: Sizes, image: &Path) -> Result<Table, Asse
 
     let mut selector = collect(&parts.selector)?;
     selector.push(("autoboot.txt".into(), autoboot(Slot::A).into_bytes()));
+    selector.push((seed::FILE.into(), seed::template().into()));
     write_fat(&file, image, partition(SELECTOR)?, "MINIDC", &selector)?;
     for (slot, own, label) in [
         (Slot::A, &parts.slots[0], "MINIDC-A"),
@@ -286,6 +288,7 @@ mod tests {
             fat::read(target, table.get(number).unwrap(), name).unwrap().unwrap()
         };
         assert_eq!(read(&mut target, 1, "autoboot.txt"), autoboot(Slot::A).into_bytes());
+        assert_eq!(read(&mut target, 1, seed::FILE), seed::template().as_bytes());
         for (slot, partuuid) in [(Slot::A, "6d696e69-05"), (Slot::B, "6d696e69-06")] {
             assert_eq!(read(&mut target, slot.boot(), "vmlinuz"), [7; 300_000]);
             let line = read(&mut target, slot.boot(), "cmdline.txt");
