@@ -98,6 +98,36 @@ pub(crate) fn set(unix: Duration) -> anyhow::Result<()> {
     clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from(unix)).context("set the system's clock")
 }
 
+/// A clock this far behind the control plane's is set by it: more than a message can be late.
+const TOLERANCE_MS: u64 = 2_000;
+
+/// What follows from the control plane's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Follow {
+    /// Nothing.
+    Stay,
+    /// It is told only.
+    Tell {
+        /// By how much the own clock is behind, in milliseconds.
+        behind_ms: u64,
+    },
+    /// The own clock is set.
+    Set {
+        /// By how much it was behind, in milliseconds.
+        behind_ms: u64,
+    },
+}
+
+/// Compares the own clock with the control plane's, both in Unix milliseconds. It is never set back: what time it is at least is known.
+pub(crate) fn follow(own: u64, control_plane: u64, may_set: bool) -> Follow {
+    let behind_ms = control_plane.saturating_sub(own);
+    match (behind_ms > TOLERANCE_MS, may_set) {
+        (false, _) => Follow::Stay,
+        (true, false) => Follow::Tell { behind_ms },
+        (true, true) => Follow::Set { behind_ms },
+    }
+}
+
 /// Sets the clock when it is behind the floor; returns by how many seconds it was.
 pub(crate) fn lift(floor: Floor) -> anyhow::Result<Option<u64>> {
     let reading = floor.judge(system());
@@ -162,6 +192,26 @@ mod tests {
         for damaged in ["", "x", "99999999999999", "-1"] {
             std::fs::write(place.path().join("boot/clock"), damaged).unwrap();
             assert_eq!(kept.floor().seconds(), build, "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_in_1970_takes_the_control_planes_time_and_none_is_set_back() {
+        let now = 1_800_000_000_000;
+        assert_eq!(
+            follow(10_000, now, true),
+            Follow::Set {
+                behind_ms: now - 10_000
+            }
+        );
+        assert_eq!(
+            follow(10_000, now, false),
+            Follow::Tell {
+                behind_ms: now - 10_000
+            }
+        );
+        for own in [now - 2_000, now, now + 1, 2 * now] {
+            assert_eq!(follow(own, now, true), Follow::Stay, "{own}");
         }
     }
 

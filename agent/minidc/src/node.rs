@@ -49,9 +49,6 @@ use crate::{
     stages::{self, Stages},
 };
 
-/// A clock this far behind the control plane's is set by it.
-const CLOCK_TOLERANCE_MS: u64 = 2_000;
-
 /// The control plane in the same process, which needs no token to be joined.
 pub(crate) struct Local {
     /// The cluster's identity.
@@ -478,18 +475,17 @@ impl Node for BoardNode {
 
     fn wall_clock(&self, unix_ms: u64) {
         let own = minidc_link::clock::system_milliseconds();
-        if own.saturating_add(CLOCK_TOLERANCE_MS) >= unix_ms {
-            return;
-        }
-        let behind_ms = unix_ms - own;
         // who has a time service knows better than the control plane
-        if !self.may_set_clock || clock::is_confirmed() {
-            tracing::warn!(behind_ms, "this board's clock is behind the control plane's");
-            return;
-        }
-        match clock::set(Duration::from_millis(unix_ms)) {
-            Ok(()) => tracing::info!(behind_ms, "the clock was behind the control plane's: set"),
-            Err(error) => tracing::warn!(behind_ms, "the clock is behind the control plane's: {error:#}"),
+        let may_set = self.may_set_clock && !clock::is_confirmed();
+        match clock::follow(own, unix_ms, may_set) {
+            clock::Follow::Stay => {}
+            clock::Follow::Tell { behind_ms } => {
+                tracing::warn!(behind_ms, "this board's clock is behind the control plane's");
+            }
+            clock::Follow::Set { behind_ms } => match clock::set(Duration::from_millis(unix_ms)) {
+                Ok(()) => tracing::info!(behind_ms, "the clock was behind the control plane's: set"),
+                Err(error) => tracing::warn!(behind_ms, "the clock is behind the control plane's: {error:#}"),
+            },
         }
     }
 }

@@ -412,3 +412,71 @@ fn a_data_partition_that_cannot_be_used_is_never_made_anew() {
         "the identity stays on the card"
     );
 }
+
+/// A card file as a block device, whose data partition the kernel knows.
+struct Loop(String);
+
+impl Loop {
+    fn new(card: &Path) -> Self {
+        let device = Self(
+            run("losetup", &["--find", "--show", &card.display().to_string()])
+                .trim()
+                .to_owned(),
+        );
+        let mut target = DeviceFile::open(card, false).unwrap();
+        let data = *Table::read(&mut target).unwrap().get(DATA).unwrap();
+        let [start, sectors] =
+            [data.start / layout::SECTOR, data.bytes / layout::SECTOR].map(|number| number.to_string());
+        run("addpart", &[&device.0, "7", &start, &sectors]);
+        device
+    }
+
+    /// A file of the partition's directory in sysfs.
+    fn partition(&self, file: &str) -> String {
+        let name = self.0.trim_start_matches("/dev/");
+        let path = format!("/sys/class/block/{name}p7/{file}");
+        fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
+            .trim()
+            .to_owned()
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        run("delpart", &[&self.0, "7"]);
+        run("losetup", &["--detach", &self.0]);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn the_kernel_learns_of_the_growth_while_the_partition_is_in_use() {
+    let board = Board::new(&node("rack1"));
+    fs::OpenOptions::new()
+        .write(true)
+        .open(board.card())
+        .unwrap()
+        .set_len(64 << 20)
+        .unwrap();
+    let device = Loop::new(&board.card());
+    assert_eq!(device.partition("size"), "2048");
+    // open for as long as a mounted one is
+    let node = board.place.path().join("p7");
+    let number = device.partition("dev");
+    let (major, minor) = number.split_once(':').unwrap();
+    run("mknod", &[&node.display().to_string(), "b", major, minor]);
+    let in_use = fs::File::open(&node).unwrap();
+    for _ in 0..2 {
+        let output = board.minidc(&["boot", "grow", "--card", &device.0]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(device.partition("size"), ((55 << 20) / 512).to_string());
+    }
+    drop(in_use);
+}

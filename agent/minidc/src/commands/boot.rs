@@ -70,6 +70,7 @@ fn open(card: &Path) -> Result<DeviceFile, String> {
 
 fn grow(card: Option<PathBuf>) -> anyhow::Result<()> {
     let begun = Instant::now();
+    let is_own = card.is_none();
     let path = find_card(card)?;
     let mut target = open(&path).map_err(anyhow::Error::msg)?;
     let growth = layout::grow(&mut target).map_err(|error| anyhow::anyhow!(error.explain()))?;
@@ -86,7 +87,7 @@ fn grow(card: Option<PathBuf>) -> anyhow::Result<()> {
             begun.elapsed().as_secs_f64()
         );
     }
-    if is_disk {
+    if is_own {
         let run = Path::new("/").join(RUN);
         std::fs::create_dir_all(&run).with_context(|| format!("make {}", run.display()))?;
         note_stage(&run.join(STAGES), "grow");
