@@ -164,6 +164,9 @@ impl Sessions {
             .cloned();
         let reason = match reason.state() {
             State::Busy => Reason::Ready,
+            // whose heartbeat comes here is neither away nor on its way any more
+            State::Lost if reason == Reason::Away => return,
+            State::Starting | State::Joining => return,
             // what is so meanwhile is told when it is over
             State::Locate if written.is_some() => return,
             State::Locate => Reason::Ready,

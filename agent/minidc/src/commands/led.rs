@@ -44,11 +44,7 @@ fn agent_runs(config: &Config) -> bool {
 
 /// Walks through the states; a running agent shows them itself, since it has the lights.
 fn test(config: &Config, time: Duration, only: Option<&str>) -> anyhow::Result<()> {
-    let reasons: Vec<Reason> = State::ALL
-        .into_iter()
-        .filter_map(|state| Reason::ALL.into_iter().find(|reason| reason.state() == state))
-        .filter(|reason| only.is_none_or(|name| reason.state().name() == name || reason.name() == name))
-        .collect();
+    let reasons = wished(only);
     if reasons.is_empty() {
         let names: Vec<String> = Reason::ALL.iter().map(ToString::to_string).collect();
         bail!("no such state: one of {}", names.join(", "));
@@ -102,6 +98,18 @@ fn test(config: &Config, time: Duration, only: Option<&str>) -> anyhow::Result<(
         None => lights::Wish::take_back(&config.run),
     }
     Ok(())
+}
+
+/// A reason for each state; or the one of this name, or those of the state of this name.
+fn wished(only: Option<&str>) -> Vec<Reason> {
+    if let Some(reason) = only.and_then(Reason::named) {
+        return vec![reason];
+    }
+    State::ALL
+        .into_iter()
+        .filter(|state| only.is_none_or(|name| state.name() == name))
+        .filter_map(|state| Reason::ALL.into_iter().find(|reason| reason.state() == state))
+        .collect()
 }
 
 /// Draws the lights as they were recorded.
@@ -208,4 +216,17 @@ fn suite(config: &Config, free: Vec<u8>) -> anyhow::Result<()> {
         bail!("the pins of {} are not as they must be", board.name);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_states_are_walked_through_or_what_was_named() {
+        assert_eq!(wished(None).len(), State::ALL.len());
+        assert_eq!(wished(Some("disk-pressure")), [Reason::DiskPressure]);
+        assert_eq!(wished(Some("refused")).len(), 4);
+        assert!(wished(Some("nonsense")).is_empty());
+    }
 }
