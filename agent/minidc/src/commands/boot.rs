@@ -25,6 +25,8 @@ use crate::{
     clock::{self, Kept},
 };
 
+/// In [`RUN`]: the device of the root, from our initrd.
+const ROOT: &str = "root";
 /// How long a card reader may take to show the card.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The seed is refused, and the one before is used.
@@ -45,13 +47,13 @@ fn find_card(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     if let Some(card) = given {
         return Ok(card);
     }
-    let line = std::fs::read_to_string("/proc/cmdline").context("read the kernel's command line")?;
-    let root = Root::of_command_line(&line).with_context(|| {
-        format!(
-            "the kernel's command line does not say what this system was started from: {}",
-            line.trim()
-        )
-    })?;
+    // what the initrd has really mounted: another card of ours in a reader has the same signature
+    let line = match std::fs::read_to_string(Path::new("/").join(RUN).join(ROOT)) {
+        Ok(device) => format!("root={}", device.trim()),
+        Err(_) => std::fs::read_to_string("/proc/cmdline").context("read the kernel's command line")?,
+    };
+    let root = Root::of_command_line(&line)
+        .with_context(|| format!("nothing says what this system was started from: {}", line.trim()))?;
     let begin = Instant::now();
     loop {
         if let Some(disk) = root.disk(Path::new("/sys"), Path::new("/dev")) {
