@@ -277,6 +277,40 @@ fn a_board_that_never_had_a_good_seed_waits_and_says_why() {
 }
 
 #[test]
+fn a_board_with_nothing_to_start_says_so_by_its_lights_and_starts_nothing() {
+    let board = Board::new(&server("rack1"));
+    board.edit("role = \"server\"", "role = \"boss\"");
+    assert_eq!(board.start().0, 3);
+    let (run, data) = (board.root().join("run/minidc"), board.data());
+    let config = board.place.path().join("config.toml");
+    fs::write(
+        &config,
+        format!("name = \"pi-1\"\nrun = {run:?}\ndata = {data:?}\n[leds]\ndriver = \"fake\"\n"),
+    )
+    .unwrap();
+    let mut process = Command::new(env!("CARGO_BIN_EXE_minidc"))
+        .args(["--config", &config.display().to_string(), "run"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let begin = std::time::Instant::now();
+    let lights = loop {
+        let lights = fs::read_to_string(run.join("leds.json")).unwrap_or_default();
+        if lights.contains("\"seed\"") || begin.elapsed().as_secs() >= 20 {
+            break lights;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert!(
+        lights.contains("\"refused\"") && lights.contains("\"seed\""),
+        "{lights}"
+    );
+    assert!(!data.join("server").exists() && !data.join("agent").exists());
+}
+
+#[test]
 fn the_seed_of_another_cluster_does_not_make_a_board_somebody_else() {
     let board = Board::new(&server("rack1"));
     assert_eq!(board.start().0, 0);
