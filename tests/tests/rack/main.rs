@@ -11,6 +11,7 @@ mod failures;
 mod images;
 mod joining;
 mod kubeconfig;
+mod leds;
 mod names;
 mod network;
 mod nodes;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         joining::ALL,
         boot::ALL,
         kubeconfig::ALL,
+        leds::ALL,
         failures::ALL,
         racks::ALL,
     ]

@@ -106,7 +106,7 @@ fn a_lan_with_the_addresses_of_pods_is_told_everywhere(rack: &Rack) -> Result<()
             Ok(rack
                 .rack("leds", &["--once"])?
                 .lines()
-                .any(|line| line.contains("pi-2") && line.contains("network-down")))
+                .any(|line| line.contains("pi-2") && line.contains("addresses-overlap")))
         })?;
         let table = failing_check(rack)?;
         ensure!(table.contains("overlap"), "{table}");
