@@ -166,29 +166,25 @@ pub(crate) struct Session {
 
 impl Session {
     fn start(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        // one pipe, so that what is said and what is complained about are heard in their order
+        let (mut stream, end) = std::io::pipe().unwrap();
+        command
+            .stdin(Stdio::piped())
+            .stdout(end.try_clone().unwrap())
+            .stderr(end);
+        let mut child = command.spawn().unwrap();
+        drop(command);
         let keyboard = child.stdin.take();
         let heard: Arc<(Mutex<String>, Condvar)> = Arc::default();
-        for stream in [
-            child
-                .stdout
-                .take()
-                .map(|stream| Box::new(stream) as Box<dyn Read + Send>),
-            child
-                .stderr
-                .take()
-                .map(|stream| Box::new(stream) as Box<dyn Read + Send>),
-        ] {
-            let (mut stream, heard) = (stream.unwrap(), Arc::clone(&heard));
-            std::thread::spawn(move || {
-                let mut buffer = [0; 4096];
-                while let Ok(length @ 1..) = stream.read(&mut buffer) {
-                    let text = String::from_utf8_lossy(&buffer[..length]);
-                    heard.0.lock().unwrap().push_str(&text);
-                    heard.1.notify_all();
-                }
-            });
-        }
+        let said = Arc::clone(&heard);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..length]);
+                said.0.lock().unwrap().push_str(&text);
+                said.1.notify_all();
+            }
+        });
         Self {
             child,
             keyboard,
@@ -230,7 +226,7 @@ impl Session {
     pub(crate) fn ends(&mut self) -> (Option<i32>, String) {
         drop(self.keyboard.take());
         let code = self.child.wait().unwrap().code();
-        // the readers end with their streams
+        // the reader ends with its stream
         let deadline = Instant::now() + PATIENCE;
         while Arc::strong_count(&self.heard) > 1 && Instant::now() < deadline {
             std::thread::yield_now();
