@@ -68,7 +68,7 @@ up)
       "$0" boot "$directory" "$number"
   ) >"$directory/m$number.log" 2>&1 </dev/null &
   for _ in $(seq 100); do
-    pgrep -P "$!" >"$directory/m$number.pid" && break
+    [ "$(cat "/proc/$!/comm")" = unshare ] && pgrep -P "$!" >"$directory/m$number.pid" && break
     sleep 0.05
   done ;;
 boot) # process 1 of a machine, until systemd takes over
