@@ -25,7 +25,7 @@ pub(crate) const SUBJECT: Subject = Subject {
 const WRITERS: usize = 3;
 const WRITES: usize = 100;
 /// Every so many cuts, the control plane itself is started on what is left.
-const START_EVERY: usize = 20;
+const START_EVERY: usize = 21;
 
 /// A control plane, and how kubectl leads to it.
 struct ControlPlane {

@@ -6,12 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-
+use anyhow::{Context, Result, ensure};
 use minidc_tests::history::{Found, History, Random};
 
 use crate::{
-    card::{Card, Recording},
+    card::{Card, Record, Recording},
     filesystem::Mounted,
     replay::{Manner, Replay},
 };
@@ -81,12 +80,18 @@ impl Trial {
         })
     }
 
-    /// Cuts the power `cuts` times; the number of failures among them, and the first.
-    fn cut(&self, cuts: usize, manners: &[Manner]) -> Result<(usize, Option<anyhow::Error>)> {
+    /// That many records, in their order.
+    fn anywhere(&self, cuts: usize) -> Vec<usize> {
         let mut random = Random(cuts as u64);
-        let records = self.recording.log.len();
-        let mut places: Vec<_> = (0..cuts).map(|_| random.below(records + 1)).collect();
+        let mut places: Vec<_> = (0..cuts).map(|_| random.below(self.recording.log.len() + 1)).collect();
         places.sort_unstable();
+        places
+    }
+
+    /// Cuts the power at these records; the failures, of which the first is told.
+    fn cut(&self, places: Vec<usize>, manners: &[Manner]) -> Result<(usize, Option<anyhow::Error>)> {
+        let (cuts, records) = (places.len(), self.recording.log.len());
+        let mut random = Random(cuts as u64);
         let file = self.place.join("cut");
         let (mut failures, mut first) = (0, None);
         let mut replay = Replay::new(&self.recording, &file);
@@ -124,15 +129,9 @@ impl Trial {
         filesystem::examine(file)
     }
 
-    fn survives_all(&self, cuts: usize) -> Result<()> {
-        match self.cut(
-            cuts,
-            &[Manner::InOrder, Manner::AnyOfThem, Manner::AnyOfThem, Manner::InOrder],
-        )? {
-            (0, _) => Ok(()),
-            (failures, Some(first)) => Err(first.context(format!("{failures} of {cuts} cuts"))),
-            (failures, None) => bail!("{failures} of {cuts} cuts"),
-        }
+    fn survives_all(&self, places: Vec<usize>) -> Result<()> {
+        let (failures, first) = self.cut(places, &[Manner::InOrder, Manner::AnyOfThem])?;
+        first.map_or(Ok(()), |first| Err(first.context(format!("{failures} failures"))))
     }
 }
 
@@ -161,17 +160,35 @@ fn on_a_new_card<T>(place: &Path, work: impl FnOnce(&Stage) -> Result<T>) -> Res
 
 #[test]
 fn every_acknowledged_transaction_survives_power_cuts_whole() -> Result<()> {
-    Trial::record(&transactions::SUBJECT)?.survives_all(cuts(40))
+    let trial = Trial::record(&transactions::SUBJECT)?;
+    trial.survives_all(trial.anywhere(cuts(40)))
 }
 
 #[test]
 fn every_acknowledged_write_to_the_api_survives_power_cuts() -> Result<()> {
-    Trial::record(&api::SUBJECT)?.survives_all(cuts(40))
+    let trial = Trial::record(&api::SUBJECT)?;
+    trial.survives_all(trial.anywhere(cuts(40)))
 }
 
 #[test]
 fn identities_and_desired_state_survive_power_cuts_whole() -> Result<()> {
-    Trial::record(&files::SUBJECT)?.survives_all(cuts(20))
+    let trial = Trial::record(&files::SUBJECT)?;
+    trial.survives_all(trial.anywhere(cuts(20)))
+}
+
+#[test]
+fn a_superblock_that_is_torn_is_mended_at_the_next_start() -> Result<()> {
+    let trial = Trial::record(&transactions::SUBJECT)?;
+    let holds_it = |record: &Record| matches!(record, Record::Write { offset: 0, .. });
+    let writes = trial
+        .recording
+        .log
+        .iter()
+        .enumerate()
+        .filter(|(_, record)| holds_it(record));
+    let places: Vec<_> = writes.flat_map(|(at, _)| [at; 16]).collect();
+    ensure!(!places.is_empty(), "nothing wrote the superblock");
+    trial.survives_all(places)
 }
 
 #[test]
@@ -181,15 +198,17 @@ fn a_write_to_the_api_costs_one_flush_and_an_idle_control_plane_none() -> Result
 
 #[test]
 fn what_is_acknowledged_before_it_is_flushed_is_missed() -> Result<()> {
-    let (failures, _) = Trial::record(&files::CARELESS)?.cut(20, &[Manner::InOrder])?;
-    assert!(failures > 10, "{failures} of 20 cuts noticed");
+    let trial = Trial::record(&files::CARELESS)?;
+    let (failures, _) = trial.cut(trial.anywhere(20), &[Manner::InOrder])?;
+    ensure!(failures > 10, "{failures} of 20 cuts noticed");
     Ok(())
 }
 
 #[test]
 fn what_a_card_forgets_though_it_flushed_is_missed() -> Result<()> {
-    let (failures, _) = Trial::record(&transactions::SUBJECT)?.cut(20, &[Manner::Lies(3)])?;
-    assert!(failures > 10, "{failures} of 20 cuts noticed");
+    let trial = Trial::record(&transactions::SUBJECT)?;
+    let (failures, _) = trial.cut(trial.anywhere(20), &[Manner::Lies(3)])?;
+    ensure!(failures > 10, "{failures} of 20 cuts noticed");
     Ok(())
 }
 
