@@ -2,7 +2,7 @@
 export CARGO_TERM_PROGRESS_WHEN ?= never
 MINIDC = target/release/minidc
 
-.PHONY: demo demo-down build packages test bench bench-node bench-dns bench-services image test-image deb deb-arm64 test-ansible fmt
+.PHONY: demo demo-down build packages test bench bench-node bench-dns bench-leds bench-services image test-image deb deb-arm64 test-ansible fmt
 
 demo: build            ## a rack of three virtual Pis that kubectl can use
 	@$(MINIDC) rack up --nodes 3
@@ -32,6 +32,9 @@ bench-node: build      ## memory of a board of 512 MiB, and its time to start
 bench-dns:             ## DNS beside BIND and unbound
 	@.ci/packages tests peers
 	cargo run --release --locked -p minidc-tests --bin bench-dns
+
+bench-leds:            ## what the lights cost
+	cargo run --release --locked -p minidc-tests --bin bench-leds
 
 bench-services:        ## Service rules beside those of kube-proxy
 	@.ci/packages tests
