@@ -450,6 +450,7 @@ mod tests {
 
     #[test]
     fn the_most_urgent_is_said() {
+        type Mend = fn(&mut NodeHealth);
         let bad = NodeHealth {
             runtime_ok: false,
             network_ok: false,
@@ -472,7 +473,7 @@ mod tests {
             ..bad.clone()
         };
         // each row takes away what the row before said
-        let mended: [(fn(&mut NodeHealth), Reason); 13] = [
+        let mended: [(Mend, Reason); 13] = [
             (|_| (), Reason::DiskFailing),
             (|health| health.disk_failing = false, Reason::NodeLost),
             (|health| health.nodes_lost = 0, Reason::RuntimeDown),
