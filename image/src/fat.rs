@@ -104,7 +104,7 @@ pub fn write(target: &mut dyn Target, partition: &Partition, files: &[File]) -> 
 
 /// Puts other contents into the clusters that a file has already, filled up with line ends to its old length, so that nothing of the old
 /// contents is left on the card and neither tables nor directory change: a power cut leaves each sector old or new, and the file system
-/// sound. What is longer than before is added as in [`write`]. Returns what the file holds now.
+/// sound. What is longer than before is added as in [`write()`]. Returns what the file holds now.
 pub fn overwrite(
     target: &mut dyn Target,
     partition: &Partition,
