@@ -177,8 +177,10 @@ fn fault(config: &Config, hold: bool) -> anyhow::Result<()> {
         }
     }
     // lines of the character device are the kernel's again when this ends, and dark; whoever wants them lit holds them
-    while hold {
-        std::thread::park();
+    if hold {
+        loop {
+            std::thread::park();
+        }
     }
     Ok(())
 }
