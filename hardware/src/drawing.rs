@@ -24,7 +24,10 @@ fn text(out: &mut String, x: u32, y: u32, size: u32, anchor: &str, words: &str) 
 }
 
 fn rectangle(out: &mut String, [x, y, width, height]: [u32; 4], style: &str) {
-    let _ = writeln!(out, "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" {style}/>");
+    let _ = writeln!(
+        out,
+        "<rect x=\"{x}\" y=\"{y}\" width=\"{width}\" height=\"{height}\" {style}/>"
+    );
 }
 
 fn line(out: &mut String, points: &[(u32, u32)], style: &str) {
@@ -124,29 +127,65 @@ fn wired(board: &Board) -> Vec<Wired> {
 fn wiring(board: &Board) -> String {
     let mut out = String::new();
     text(&mut out, 430, 34, 20, "middle", &board.name);
-    text(&mut out, 430, 58, 13, "middle", "every part is optional; pin 1 has the square pad");
+    text(
+        &mut out,
+        430,
+        58,
+        13,
+        "middle",
+        "every part is optional; pin 1 has the square pad",
+    );
     let height = 20 * ROW + 8;
-    rectangle(&mut out, [LEFT, TOP - 17, RIGHT - LEFT, height], "fill=\"#e8ece8\" stroke=\"#444\" rx=\"6\"");
+    rectangle(
+        &mut out,
+        [LEFT, TOP - 17, RIGHT - LEFT, height],
+        "fill=\"#e8ece8\" stroke=\"#444\" rx=\"6\"",
+    );
     for pin in 1..=40u8 {
         let (odd, y) = (pin % 2 == 1, row(pin));
         let x = if odd { 416 } else { 444 };
         let shape = if pin == 1 { "" } else { "rx=\"8\"" };
-        rectangle(&mut out, [x - 10, y - 10, 20, 20], &format!("fill=\"#c9a227\" stroke=\"#444\" {shape}"));
+        rectangle(
+            &mut out,
+            [x - 10, y - 10, 20, 20],
+            &format!("fill=\"#c9a227\" stroke=\"#444\" {shape}"),
+        );
         text(&mut out, x, y + 4, 10, "middle", &pin.to_string());
         let (at, anchor) = if odd { (398, "end") } else { (462, "start") };
         text(&mut out, at, y + 4, 12, anchor, &header::label(pin));
     }
     for part in wired(board) {
         // the supply is taken from where it is; all else has to lie on one side, so that wires do not cross
-        let rows: Vec<u8> = part.terminals.iter().filter(|(what, pin)| what != "5 V" || *pin == 4).map(|(_, pin)| *pin).collect();
+        let rows: Vec<u8> = part
+            .terminals
+            .iter()
+            .filter(|(what, pin)| what != "5 V" || *pin == 4)
+            .map(|(_, pin)| *pin)
+            .collect();
         let left = rows[0] % 2 == 1;
-        assert!(rows.iter().all(|pin| (pin % 2 == 1) == left), "{}: {} is on both sides", board.name, part.title);
+        assert!(
+            rows.iter().all(|pin| (pin % 2 == 1) == left),
+            "{}: {} is on both sides",
+            board.name,
+            part.title
+        );
         let (first, last) = (row(*rows.iter().min().unwrap()), row(*rows.iter().max().unwrap()));
         let x = if left { 40 } else { 630 };
-        rectangle(&mut out, [x, first - 12, 190, last - first + 24], "fill=\"#f7f7f2\" stroke=\"#444\" rx=\"6\"");
+        rectangle(
+            &mut out,
+            [x, first - 12, 190, last - first + 24],
+            "fill=\"#f7f7f2\" stroke=\"#444\" rx=\"6\"",
+        );
         let (at, anchor) = if left { (x + 10, "start") } else { (x + 180, "end") };
         let middle = first.midpoint(last);
-        text(&mut out, at, if part.note.is_empty() { middle + 5 } else { middle - 2 }, 14, anchor, part.title);
+        text(
+            &mut out,
+            at,
+            if part.note.is_empty() { middle + 5 } else { middle - 2 },
+            14,
+            anchor,
+            part.title,
+        );
         text(&mut out, at, middle + 14, 11, anchor, part.note);
         for (what, pin) in &part.terminals {
             let colour = match fill(what) {
@@ -167,13 +206,30 @@ fn wiring(board: &Board) -> String {
                 rectangle(&mut out, [250, y - 5, 32, 10], "fill=\"#d8b98a\" stroke=\"#444\"");
             }
             let (dot, at, anchor) = if left { (220, 206, "end") } else { (640, 654, "start") };
-            let _ = writeln!(out, "<circle cx=\"{dot}\" cy=\"{y}\" r=\"6\" fill=\"{colour}\" stroke=\"#444\"/>");
+            let _ = writeln!(
+                out,
+                "<circle cx=\"{dot}\" cy=\"{y}\" r=\"6\" fill=\"{colour}\" stroke=\"#444\"/>"
+            );
             text(&mut out, at, y + 4, 12, anchor, what);
         }
     }
     let foot = TOP + height + 14;
-    text(&mut out, 430, foot, 12, "middle", "LED: long leg to the resistor, short leg to ground (common cathode). Button: between its pin and ground.");
-    text(&mut out, 430, foot + 18, 12, "middle", "Fan: pin, 1 kΩ, base of an NPN transistor (BC337); fan between 5 V and collector, a diode 1N4148 across it.");
+    text(
+        &mut out,
+        430,
+        foot,
+        12,
+        "middle",
+        "LED: long leg to the resistor, short leg to ground (common cathode). Button: between its pin and ground.",
+    );
+    text(
+        &mut out,
+        430,
+        foot + 18,
+        12,
+        "middle",
+        "Fan: pin, 1 kΩ, base of an NPN transistor (BC337); fan between 5 V and collector, a diode 1N4148 across it.",
+    );
     svg(860, foot + 36, "", &out)
 }
 
@@ -184,12 +240,20 @@ fn dimension(out: &mut String, from: (u32, u32), to: (u32, u32), words: &str) {
     let (x, y) = (from.0.midpoint(to.0), from.1.midpoint(to.1));
     let vertical = from.0 == to.0;
     let tick = |out: &mut String, (x, y): (u32, u32)| {
-        let ends = if vertical { [(x - 1, y), (x + 1, y)] } else { [(x, y - 1), (x, y + 1)] };
+        let ends = if vertical {
+            [(x - 1, y), (x + 1, y)]
+        } else {
+            [(x, y - 1), (x, y + 1)]
+        };
         line(out, &ends, style);
     };
     tick(out, from);
     tick(out, to);
-    let turn = if vertical { format!(" transform=\"rotate(-90 {} {y})\"", x - 1) } else { String::new() };
+    let turn = if vertical {
+        format!(" transform=\"rotate(-90 {} {y})\"", x - 1)
+    } else {
+        String::new()
+    };
     let (x, y) = if vertical { (x - 1, y) } else { (x, y - 1) };
     let _ = writeln!(
         out,
@@ -205,9 +269,15 @@ fn case() -> String {
         let _ = writeln!(out, "<circle cx=\"{x}\" cy=\"{y}\" r=\"{}\" {cut}/>", diameter / 2.0);
     };
     let say = |out: &mut String, x: u32, y: u32, words: &str| {
-        let _ = writeln!(out, "<text x=\"{x}\" y=\"{y}\" font-size=\"3.2\" fill=\"#222\">{words}</text>");
+        let _ = writeln!(
+            out,
+            "<text x=\"{x}\" y=\"{y}\" font-size=\"3.2\" fill=\"#222\">{words}</text>"
+        );
     };
-    let _ = writeln!(out, "<text x=\"10\" y=\"12\" font-size=\"6\" fill=\"#222\">minidc: plate (1:1) and stack, millimetres</text>");
+    let _ = writeln!(
+        out,
+        "<text x=\"10\" y=\"12\" font-size=\"6\" fill=\"#222\">minidc: plate (1:1) and stack, millimetres</text>"
+    );
     // plate 110 x 80, the board's left upper corner at 12, 10
     let (x, y) = (24, 30);
     rectangle(&mut out, [x, y, 110, 80], &format!("{cut} rx=\"4\""));
@@ -245,14 +315,33 @@ fn case() -> String {
     dimension(&mut out, (x + 50, y + 86), (x + 60, y + 86), "10");
     dimension(&mut out, (x + 60, y + 86), (x + 75, y + 86), "15");
     dimension(&mut out, (x + 116, y + 72), (x + 116, y + 80), "8");
-    say(&mut out, x, y + 112, "cut along red; dashed: the board (85 x 56), its left upper corner 12 from the left and 8 from the top");
-    say(&mut out, x, y + 117, "corners: 3.2 for M3, 5 from both edges; board: 2.7 for M2.5, 58 apart across, 49 down, 3.5 from the board's edges");
-    say(&mut out, x, y + 122, "Zero: the middle pair and the upper one, 23 apart; front edge: three of 5.0 for 5 mm LEDs, one of 7.0 for the button");
+    say(
+        &mut out,
+        x,
+        y + 112,
+        "cut along red; dashed: the board (85 x 56), its left upper corner 12 from the left and 8 from the top",
+    );
+    say(
+        &mut out,
+        x,
+        y + 117,
+        "corners: 3.2 for M3, 5 from both edges; board: 2.7 for M2.5, 58 apart across, 49 down, 3.5 from the board's edges",
+    );
+    say(
+        &mut out,
+        x,
+        y + 122,
+        "Zero: the middle pair and the upper one, 23 apart; front edge: three of 5.0 for 5 mm LEDs, one of 7.0 for the button",
+    );
     // the stack, half size
     let (sx, sy) = (172, 30);
     let (pitch, plate) = (19, 2);
     for level in 0..=4u32 {
-        rectangle(&mut out, [sx, sy + level * pitch, 55, plate], "fill=\"#cfe6f2\" stroke=\"#444\" stroke-width=\"0.2\"");
+        rectangle(
+            &mut out,
+            [sx, sy + level * pitch, 55, plate],
+            "fill=\"#cfe6f2\" stroke=\"#444\" stroke-width=\"0.2\"",
+        );
         if level < 4 {
             for dx in [2, 51] {
                 let at = [sx + dx, sy + level * pitch + plate, 2, pitch - plate];
@@ -267,7 +356,12 @@ fn case() -> String {
     say(&mut out, sx, sy - 5, "four boards from the side (1:2)");
     for (index, boards) in [3u32, 4, 6].into_iter().enumerate() {
         let y = sy + 4 * pitch + 14 + index as u32 * 5;
-        let words = format!("{boards} boards: {} plates, {} stand-offs, {} high", boards + 1, boards * 4, boards * 38 + 3);
+        let words = format!(
+            "{boards} boards: {} plates, {} stand-offs, {} high",
+            boards + 1,
+            boards * 4,
+            boards * 38 + 3
+        );
         say(&mut out, sx, y, &words);
     }
     svg(256, 160, "mm", &out)
@@ -277,15 +371,30 @@ fn case() -> String {
 fn card() -> String {
     let mut out = String::new();
     text(&mut out, 24, 36, 22, "start", "What the light says");
-    text(&mut out, 24, 60, 14, "start", "A light that does not move, lit or dark, is a board where nobody lives.");
+    text(
+        &mut out,
+        24,
+        60,
+        14,
+        "start",
+        "A light that does not move, lit or dark, is a board where nobody lives.",
+    );
     text(&mut out, 230, 84, 11, "start", "four seconds, left to right");
     for (index, state) in State::ALL.into_iter().enumerate() {
         let y = 112 + u32::try_from(index).unwrap() * 34;
         let (colour, name) = (state.colour(), state.name());
         text(&mut out, 24, y, 15, "start", name);
-        let shade = if colour == Colour::White { "#f4f4f4" } else { fill(colour.as_str()) };
+        let shade = if colour == Colour::White {
+            "#f4f4f4"
+        } else {
+            fill(colour.as_str())
+        };
         if state != State::Off {
-            let _ = writeln!(out, "<circle cx=\"134\" cy=\"{}\" r=\"7\" fill=\"{shade}\" stroke=\"#444\"/>", y - 5);
+            let _ = writeln!(
+                out,
+                "<circle cx=\"134\" cy=\"{}\" r=\"7\" fill=\"{shade}\" stroke=\"#444\"/>",
+                y - 5
+            );
             text(&mut out, 148, y, 12, "start", colour.as_str());
         }
         rectangle(&mut out, [230, y - 16, 400, 20], "fill=\"#303030\"");
@@ -294,7 +403,11 @@ fn card() -> String {
             for (lit, time) in pattern.round() {
                 let end = (at + u32::try_from(time.as_millis()).unwrap()).min(4000);
                 if lit && end > at {
-                    rectangle(&mut out, [230 + at / 10, y - 16, (end - at) / 10, 20], &format!("fill=\"{shade}\""));
+                    rectangle(
+                        &mut out,
+                        [230 + at / 10, y - 16, (end - at) / 10, 20],
+                        &format!("fill=\"{shade}\""),
+                    );
                 }
                 at = end;
             }
@@ -320,7 +433,13 @@ fn pins_table() -> String {
             Part::Button => board.button.as_ref().and_then(|part| part.ground),
             _ => board.fan.as_ref().and_then(|part| part.ground),
         };
-        let _ = writeln!(table, "| {} | {} | {} |", part.as_str(), pins.join(", "), ground.unwrap());
+        let _ = writeln!(
+            table,
+            "| {} | {} | {} |",
+            part.as_str(),
+            pins.join(", "),
+            ground.unwrap()
+        );
     }
     table
 }

@@ -83,6 +83,9 @@ impl Source {
     }
 }
 
+/// A part that cannot be had, and why.
+pub type Failure = (Part, Error);
+
 /// Opens the lights among `parts`; `run` is where is remembered what the LED on the board did before. A part that cannot be
 /// had is told of with its error, and does not keep the others from shining.
 pub fn open(
@@ -91,8 +94,9 @@ pub fn open(
     parts: &[Part],
     recorder: &Recorder,
     run: &Path,
-) -> (Vec<Box<dyn Output>>, Vec<(Part, Error)>) {
-    let (mut outputs, mut failures): (Vec<Box<dyn Output>>, Vec<(Part, Error)>) = (Vec::new(), Vec::new());
+) -> (Vec<Box<dyn Output>>, Vec<Failure>) {
+    let mut outputs: Vec<Box<dyn Output>> = Vec::new();
+    let mut failures = Vec::new();
     if let Err(error) = board.check(parts) {
         let first = parts.first().copied().unwrap_or(Part::Leds);
         failures.push((first, error));
@@ -117,7 +121,7 @@ pub fn open(
             }),
             Part::Rgb => board.rgb.as_ref().map_or(Ok(None), |rgb| {
                 let pins = source.pins(board)?;
-                Ok(Some(Box::new(RgbLed::open(pins, rgb.clone(), recorder.clone())?)))
+                Ok(Some(Box::new(RgbLed::open(pins, rgb, recorder.clone())?)))
             }),
             Part::Strip => board.strip.as_ref().map_or(Ok(None), |strip| {
                 let pins = source.pins(board)?;

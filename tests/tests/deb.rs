@@ -1,6 +1,8 @@
 //! The Debian package without a machine to install it on: the kernel's command line of Raspberry Pi OS, and what the package
 //! says to systemd and dpkg. What it does when installed is shown by the test `ansible`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,

@@ -173,7 +173,13 @@ impl Servers {
     pub(crate) fn with_ports(&self) -> Vec<String> {
         let complete = |server: &String| match server.parse::<std::net::IpAddr>() {
             Ok(address) => SocketAddr::from((address, PORT)).to_string(),
-            Err(_) if server.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => server.clone(),
+            Err(_)
+                if server
+                    .rsplit_once(':')
+                    .is_some_and(|(_, port)| port.parse::<u16>().is_ok()) =>
+            {
+                server.clone()
+            }
             Err(_) => format!("{server}:{PORT}"),
         };
         self.0.iter().map(complete).collect()
@@ -389,7 +395,8 @@ mod tests {
 
     #[test]
     fn servers_are_one_or_many_and_get_the_port_that_they_lack() {
-        let servers = |text: &str| parse(&format!("[agent]\nserver = {text}\n")).map(|config| config.agent.server.with_ports());
+        let servers =
+            |text: &str| parse(&format!("[agent]\nserver = {text}\n")).map(|config| config.agent.server.with_ports());
         assert_eq!(servers("\"10.0.0.1\"").unwrap(), ["10.0.0.1:6443"]);
         assert_eq!(
             servers("[\"fd00::1\", \"[fd00::1]:7\", \"pi-1.local\", \"pi-1.local:7\"]").unwrap(),

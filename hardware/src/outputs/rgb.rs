@@ -22,7 +22,7 @@ impl RgbLed {
     ///
     /// # Errors
     /// [`Error::Refused`] for the first pin that cannot be had.
-    pub fn open(mut pins: Box<dyn Pins>, rgb: Rgb, recorder: Recorder) -> Result<Self, Error> {
+    pub fn open(mut pins: Box<dyn Pins>, rgb: &Rgb, recorder: Recorder) -> Result<Self, Error> {
         let outputs = [rgb.red, rgb.green, rgb.blue].map(|gpio| (gpio, rgb.wiring.level(true)));
         for (gpio, on) in outputs {
             pins.output(gpio, !on)?;
@@ -87,7 +87,7 @@ mod tests {
         let header = FakePins::default();
         let rgb = Board::virtual_pi().unwrap().rgb.unwrap();
         let recorder = Recorder::default();
-        let mut led = RgbLed::open(Box::new(header.clone()), rgb, recorder.clone()).unwrap();
+        let mut led = RgbLed::open(Box::new(header.clone()), &rgb, recorder.clone()).unwrap();
         led.set(Colour::Yellow.rgb()).unwrap();
         assert_eq!(
             [5, 6, 13].map(|gpio| header.seen(gpio)),

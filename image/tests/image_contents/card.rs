@@ -153,6 +153,10 @@ fn filter(program: &str, arguments: &[&str], input: &[u8]) -> Vec<u8> {
 
 fn run(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output.stdout
 }

@@ -26,7 +26,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Elf> {
     };
     let headers = number(bytes, 32)?;
     let count = usize::from(u16::from_le_bytes(bytes.get(56..58)?.try_into().ok()?));
-    let segments: Vec<Segment> = (0..count).filter_map(|index| Segment::read(bytes, headers + 56 * index)).collect();
+    let segments: Vec<Segment> = (0..count)
+        .filter_map(|index| Segment::read(bytes, headers + 56 * index))
+        .collect();
     for segment in &segments {
         match segment.kind {
             // PT_INTERP
@@ -60,7 +62,9 @@ fn dynamic(bytes: &[u8], segment: &Segment, segments: &[Segment], elf: &mut Elf)
             // DT_NEEDED
             1 => elf.needed.extend(string()),
             // DT_RPATH, DT_RUNPATH
-            15 | 29 => elf.search.extend(string().iter().flat_map(|list| list.split(':')).map(str::to_owned)),
+            15 | 29 => elf
+                .search
+                .extend(string().iter().flat_map(|list| list.split(':')).map(str::to_owned)),
             _ => {}
         }
     }

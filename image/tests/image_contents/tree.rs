@@ -173,7 +173,11 @@ impl Tree {
                 }
                 _ => done.push(part),
             }
-            if let Some(target) = self.entries.get(&done.join("/")).and_then(|entry| entry.target.as_ref()) {
+            if let Some(target) = self
+                .entries
+                .get(&done.join("/"))
+                .and_then(|entry| entry.target.as_ref())
+            {
                 links += 1;
                 assert!(links < 40, "{path} goes in circles");
                 done.pop();

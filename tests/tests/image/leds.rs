@@ -9,8 +9,14 @@ use minidc_tests::emulated::qmp::Qmp;
 use crate::world::{MOMENT, PIS, READY, World};
 
 pub(crate) const ALL: &[crate::Promise] = &[
-    ("pins_of_a_real_kernel_pass_the_suite_of_the_fake_ones", pins_pass_the_suite),
-    ("each_state_is_seen_on_the_pins_from_outside", each_state_is_seen_from_outside),
+    (
+        "pins_of_a_real_kernel_pass_the_suite_of_the_fake_ones",
+        pins_pass_the_suite,
+    ),
+    (
+        "each_state_is_seen_on_the_pins_from_outside",
+        each_state_is_seen_from_outside,
+    ),
 ];
 
 /// Registers of the BCM2837 (BCM2835 ARM peripherals, section 6.1): functions of GPIO 10 to 19 and 20 to 29, and levels of 0 to 31.
@@ -78,7 +84,10 @@ fn each_state_is_seen_from_outside(world: &World) -> Result<()> {
             ("token", [false, false, true], &[200, 300, 200, 300, 200, 1500]),
             ("halting", [true, true, true], &[900, 200, 500, 200, 250, 200, 100, 650]),
         ] {
-            laptop.ssh(&address, &format!("minidc led test --seconds 120 {reason} >/dev/null 2>&1 &"))?;
+            laptop.ssh(
+                &address,
+                &format!("minidc led test --seconds 120 {reason} >/dev/null 2>&1 &"),
+            )?;
             let begin = Instant::now();
             loop {
                 match watch(&mut qmp, lit, times) {

@@ -82,18 +82,28 @@ fn an_identity_made_elsewhere_is_adopted_once_and_never_replaced() {
     let board = tempfile::tempdir().unwrap();
     let path = board.path().join("server/pki");
     let mixed = adopt(&path, &elsewhere, &other).unwrap_err().to_string();
-    assert!(mixed.contains("ca.key is not the key of ca.crt") && !path.exists(), "{mixed}");
+    assert!(
+        mixed.contains("ca.key is not the key of ca.crt") && !path.exists(),
+        "{mixed}"
+    );
     // a power cut while it was made
     std::fs::create_dir_all(board.path().join("server/pki.new")).unwrap();
     std::fs::write(board.path().join("server/pki.new/ca.key"), "half").unwrap();
     for time in ["first", "second"] {
         let adopted = adopt(&path, &elsewhere, &elsewhere).unwrap();
-        assert_eq!((adopted.pin(), adopted.join_key()), (made.pin(), made.join_key()), "the {time} time");
+        assert_eq!(
+            (adopted.pin(), adopted.join_key()),
+            (made.pin(), made.join_key()),
+            "the {time} time"
+        );
     }
     assert!(!board.path().join("server/pki.new").exists());
     let refused = adopt(&path, &other, &other).unwrap_err().to_string();
     assert!(refused.contains("is not replaced"), "{refused}");
-    assert_eq!(ClusterIdentity::load_or_create(&path, "garage").unwrap().pin(), made.pin());
+    assert_eq!(
+        ClusterIdentity::load_or_create(&path, "garage").unwrap().pin(),
+        made.pin()
+    );
 }
 
 #[test]

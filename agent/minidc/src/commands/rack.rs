@@ -230,8 +230,7 @@ fn configure(rack: &Rack, index: u32, progress: &dyn Progress) -> Result<NodeSpe
     // each rack has addresses of its own, so that the host can route those of several racks
     let (pods, services) = (64 + rack.subnet() % 32, 96 + rack.subnet() % 32);
     // a virtual Pi must leave the lights of this machine alone
-    let common =
-        format!("name = \"{name}\"\n\n[cluster]\nname = \"{rack_name}\"\n\n[leds]\ndriver = \"fake\"\n");
+    let common = format!("name = \"{name}\"\n\n[cluster]\nname = \"{rack_name}\"\n\n[leds]\ndriver = \"fake\"\n");
     if index == 1 {
         let ranges = format!("pod-range = \"100.{pods}.0.0/16\"\nservice-range = \"100.{services}.0.0/16\"\n");
         let config = format!("{common}\n[server]\n{ranges}");
