@@ -48,7 +48,7 @@ fn refused(attempt: String) -> impl FnOnce(RuntimeError) -> ClearError {
 }
 
 /// Stops and removes all pods of the runtime, whoever made them, with their volumes, logs and cgroups; gives how many there
-/// were. The containers are asked to end, and killed after their grace period or [`LONGEST_GRACE`]; hooks are not run.
+/// were. The containers are asked to end, and killed after their grace period or `LONGEST_GRACE`; hooks are not run.
 ///
 /// To be called when no kubelet runs here, inside a tokio runtime. Fine to repeat.
 ///
