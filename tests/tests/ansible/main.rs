@@ -100,6 +100,78 @@ fn all(lab: &Lab) -> Result<()> {
         "{again:?}"
     );
     lab.step("nothing is left; uninstalled again: nothing changed");
+
+    by_hand(lab)?;
+    lab.step("installed, removed, installed again and purged by hand");
+    Ok(())
+}
+
+/// What a person without Ansible does, on m1.
+fn by_hand(lab: &Lab) -> Result<()> {
+    let apt = |arguments: &str| {
+        let command = format!("DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 {arguments} 2>&1");
+        lab.inside(1, &["sh", "-c", &command])
+    };
+    lab.copy_package(1, "/tmp/package.deb")?;
+    let said = apt("install --no-install-recommends /tmp/package.deb")?;
+    ensure!(
+        said.contains("/etc/minidc/config.toml"),
+        "no word on what to do next: {said}"
+    );
+    let failed = lab.inside(1, &["systemctl", "list-units", "--failed", "--no-legend"])?;
+    ensure!(failed.trim().is_empty(), "{failed}");
+    // the example in the file as it comes, with one line put into use
+    lab.inside(
+        1,
+        &[
+            "sed",
+            "-i",
+            r#"0,/^#role = "server"/s//role = "server"/"#,
+            "/etc/minidc/config.toml",
+        ],
+    )?;
+    lab.inside(1, &["systemctl", "restart", "minidc.service"])?;
+    let ready = || {
+        let nodes = lab.inside(1, &["minidc", "node", "list"])?;
+        Ok(nodes.contains(" Ready "))
+    };
+    eventually(Duration::from_secs(60), "a node", ready)?;
+    let authority = || lab.inside(1, &["cat", "/var/lib/minidc/server/pki/ca.crt"]);
+    let before = authority()?;
+    ensure!(before.contains("BEGIN CERTIFICATE"), "{before}");
+    // a removed package stops everything and keeps the data
+    apt("remove minidc")?;
+    let left = lab.inside(
+        1,
+        &[
+            "sh",
+            "-c",
+            "ps -eo args | grep -E '[m]inidc|[s]him'; ip -o link show cni0 2>&1; nft list tables",
+        ],
+    )?;
+    ensure!(!left.contains("minidc") && left.contains("does not exist"), "{left}");
+    apt("install --no-install-recommends /tmp/package.deb")?;
+    eventually(Duration::from_secs(60), "the same node again", ready)?;
+    ensure!(authority()? == before, "another cluster");
+    // a purge never deletes through a mount that it cannot take away
+    let held = "/var/lib/minidc/held";
+    let command = format!(
+        "mkdir {held} && mount -t tmpfs held {held} && touch {held}/mine && cd {held} && dpkg --purge minidc 2>&1"
+    );
+    let refused = lab.output(1, &["sh", "-c", &command])?;
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    ensure!(!refused.status.success() && said.contains("stays"), "{said}");
+    lab.inside(1, &["test", "-e", &format!("{held}/mine")])?;
+    apt("purge minidc")?;
+    let left = lab.inside(
+        1,
+        &[
+            "sh",
+            "-c",
+            "ls -d /var/lib/minidc /etc/minidc /usr/lib/minidc 2>/dev/null; mount | grep held; true",
+        ],
+    )?;
+    ensure!(left.is_empty(), "{left}");
     Ok(())
 }
 
@@ -318,6 +390,21 @@ impl Lab {
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("m{machine}: {command:?}"))
+    }
+
+    /// Puts the package into a machine.
+    fn copy_package(&self, machine: u32, to: &str) -> Result<()> {
+        let mut packages = fs::read_dir(self.directory.join("deb"))?.flatten();
+        let package = packages.next().context("no package was built")?.path();
+        let mut inside = Command::new(script());
+        inside
+            .arg("in")
+            .arg(&self.directory)
+            .arg(machine.to_string())
+            .args(["tee", to]);
+        let status = inside.stdin(fs::File::open(package)?).stdout(Stdio::null()).status()?;
+        ensure!(status.success(), "copy the package to m{machine}: {status}");
+        Ok(())
     }
 
     /// What a machine's systemd said.
