@@ -223,10 +223,13 @@ fn nodes_show_readiness_roles_and_addresses() {
             json!("<none>"),
             json!("Debian"),
             json!("<unknown>"),
-            json!("containerd://1.6.20")
+            json!("containerd://1.6.20"),
+            json!("Unknown")
         ]
     );
     assert_eq!(cells("", "v1", "nodes", &json!({}))[1], "Unknown");
+    let heard = json!({"metadata": {"annotations": {"minidc.dev/led": "lost (node-lost)"}}});
+    assert_eq!(cells("", "v1", "nodes", &heard).last(), Some(&json!("lost (node-lost)")));
 }
 
 #[test]
