@@ -13,7 +13,7 @@ cp "$firmware/bootcode.bin" "$out/selector/"
 cp selector/* "$out/selector/"
 cp "$firmware"/bootcode.bin "$firmware"/start{,_cd,4,4cd}.elf "$firmware"/fixup{,_cd,4,4cd}.dat "$out/boot/"
 cp "$WORK/parts/usr/share/doc/raspi-firmware/copyright" "$out/boot/LICENCE.txt"
-gzip -9n <"$tree/vmlinuz" >"$out/boot/vmlinuz"   # the firmware unpacks it
+gzip -n <"$tree/vmlinuz" >"$out/boot/vmlinuz"   # the firmware unpacks it
 cp "$WORK/initrd.img" "$out/boot/initrd.img"
 cp boot/config.txt "$out/boot/"
 cp "$tree"/dtb/broadcom/bcm2837-rpi-{3,cm3,zero-2}*.dtb "$tree"/dtb/broadcom/bcm271[12]*-rpi-*.dtb "$out/boot/"
