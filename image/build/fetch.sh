@@ -17,10 +17,12 @@ done < <(grep -v '^#' packages.lock)
 if [ ${#wanted[@]} -gt 0 ]; then
 	echo "fetching ${#names[@]} packages"
 	/usr/lib/apt/apt-helper -o APT::Sandbox::User=root -qq download-file "${wanted[@]}" >"$CACHE/fetch.log" 2>&1 || {
-		tail -n 3 "$CACHE/fetch.log" >&2
+		grep '^E:' "$CACHE/fetch.log" | tail -n 3 >&2 || true
+		missing=()
 		for ((i = 0; i < ${#names[@]}; i++)); do
 			[ -f "${wanted[3 * i + 1]}" ] || missing+=("${names[i]}")
 		done
+		[ ${#missing[@]} -le 5 ] || missing=("${missing[@]:0:5}" and "$((${#missing[@]} - 5))" more)
 		echo "not to be had from $MIRROR: ${missing[*]:-a file with the right sum}" >&2
 		echo "If the network is fine, Debian has moved on: make image LOCK=refresh takes what it has now." >&2
 		exit 1
