@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use minidc_tests::{
     clients::{Bound, Proxy, Writer},
     emulated::Card,
@@ -93,6 +93,7 @@ struct Parts {
     card: Card,
     kernel: PathBuf,
     initrd: PathBuf,
+    parameters: String,
     directory: PathBuf,
     /// The API's on this computer.
     port: u16,
@@ -117,7 +118,12 @@ fn ten_power_cuts(world: &World) -> Result<()> {
         }
         let begun = Instant::now();
         let machine = parts.power_on()?;
-        eventually(BOOT, "the API answers", || machine.answers(&kubeconfig, parts.port))?;
+        eventually(BOOT, "the API answers", || {
+            Ok(machine.failed().is_some() || machine.answers(&kubeconfig, parts.port)?)
+        })?;
+        if let Some(console) = machine.failed() {
+            bail!("after cut {cut}:\n{console}");
+        }
         let up = begun.elapsed();
         let proxy = Proxy::start(&kubeconfig, &parts.directory.join("api.socket"))?;
         let found = proxy.found()?;
@@ -215,6 +221,13 @@ impl Parts {
             card,
             kernel: boot.kernel,
             initrd,
+            // a console that the machine has not would keep the one that it has from being used
+            parameters: boot
+                .command_line
+                .split(' ')
+                .filter(|word| !word.starts_with("console="))
+                .collect::<Vec<_>>()
+                .join(" "),
             directory: directory.canonicalize()?,
             port,
         })
@@ -246,7 +259,7 @@ impl Parts {
             .arg(&self.kernel)
             .arg("-initrd")
             .arg(&self.initrd);
-        command.args(["-append", "console=ttyAMA0 panic=1 loglevel=4"]);
+        command.args(["-append", &format!("{} console=ttyAMA0", self.parameters)]);
         command.args([
             "-drive",
             &format!("file={},format=raw,if=none,id=card", self.card.path().display()),
@@ -281,18 +294,25 @@ impl Parts {
 }
 
 impl Machine {
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).replace('\r', "")
+    }
+
+    /// All that it showed, if there is a failure in it.
+    fn failed(&self) -> Option<String> {
+        let shown = self.shown();
+        let failure = |line: &str| line.starts_with("cuts: failed") || line.contains("Kernel panic");
+        shown.lines().any(failure).then_some(shown)
+    }
+
     /// Whether the API answers to the kubeconfig that the console shows.
     fn answers(&self, kubeconfig: &Path, port: u16) -> Result<bool> {
-        let console = String::from_utf8_lossy(&fs::read(&self.console)?).replace('\r', "");
-        let failed = console
-            .lines()
-            .find(|line| line.starts_with("cuts: failed") || line.contains("Kernel panic"));
-        ensure!(failed.is_none(), "{console}");
-        let shown = console
+        let shown = self.shown();
+        let text = shown
             .split_once("cuts: kubeconfig\n")
             .and_then(|(_, rest)| rest.split_once("cuts: end"));
-        let (shown, _) = shown.with_context(|| format!("it is not there yet\n{console}"))?;
-        let lines = shown.lines().map(|line| match line.split_once("server: ") {
+        let (text, _) = text.with_context(|| format!("there is no kubeconfig yet\n{shown}"))?;
+        let lines = text.lines().map(|line| match line.split_once("server: ") {
             Some((before, _)) => format!("{before}server: https://127.0.0.1:{port}\n"),
             None => format!("{line}\n"),
         });
