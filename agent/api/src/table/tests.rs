@@ -229,7 +229,10 @@ fn nodes_show_readiness_roles_and_addresses() {
     );
     assert_eq!(cells("", "v1", "nodes", &json!({}))[1], "Unknown");
     let heard = json!({"metadata": {"annotations": {"minidc.dev/led": "lost (node-lost)"}}});
-    assert_eq!(cells("", "v1", "nodes", &heard).last(), Some(&json!("lost (node-lost)")));
+    assert_eq!(
+        cells("", "v1", "nodes", &heard).last(),
+        Some(&json!("lost (node-lost)"))
+    );
 }
 
 #[test]
