@@ -56,6 +56,8 @@ fn pod() -> Value {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "labels": {"app": "web"}},
         "spec": {
             "nodeSelector": {"kubernetes.io/hostname": PIS[1]},
+            // An emulated node may be silent for longer than a real one ever is; nobody would make this pod anew.
+            "tolerations": [{"operator": "Exists", "effect": "NoExecute"}],
             "containers": [{"name": "web", "image": REFERENCE}],
         }
     })

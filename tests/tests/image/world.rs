@@ -294,18 +294,17 @@ impl Rack {
         }
         self.laptop.find(&mut self.machines[0])?;
         let mut found = Mark::new("API answers to kubectl", self.machines[0].uptime());
-        let mut stages = Vec::new();
+        let laptop = &self.laptop;
+        // All of them first: asking a slow board over SSH takes time that is not the next one's.
+        let mut ready = Vec::new();
         for (name, machine) in PIS.into_iter().zip(&mut self.machines) {
-            let laptop = &self.laptop;
-            // Neither was Ready in the life of the store that this boot has begun, or the node's lease ran out since.
             machine.until(READY, "node Ready", || laptop.is_ready(name))?;
-            let ready = Mark::new("Ready", machine.uptime());
-            let address = laptop.address(name)?;
-            stages.push(Stages::of(
-                name,
-                &laptop.ssh(&address, Stages::SCRIPT)?,
-                [found.take(), Some(ready)],
-            ));
+            ready.push(Mark::new("Ready", machine.uptime()));
+        }
+        let mut stages = Vec::new();
+        for (name, ready) in PIS.into_iter().zip(ready) {
+            let printed = laptop.ssh(&laptop.address(name)?, Stages::SCRIPT)?;
+            stages.push(Stages::of(name, &printed, [found.take(), Some(ready)]));
         }
         println!("\n{what}, seconds since the kernel's start (emulated Pi 3, its card reads 1.6 MB/s):");
         println!("{}", Stages::table(&stages));
