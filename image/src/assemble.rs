@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 
+use crate::device;
 use crate::layout::{DATA, LEAST_FAT, LayoutError, Partition, SELECTOR, Sizes, Slot, Table, autoboot};
 use crate::seed;
 
@@ -230,12 +231,7 @@ impl Write for Slice<'_> {
 
 impl Seek for Slice<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            SeekFrom::Start(position) => Some(position),
-            SeekFrom::End(offset) => self.length.checked_add_signed(offset),
-            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
-        };
-        self.position = position.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.position = device::sought(self.position, self.length, to)?;
         Ok(self.position)
     }
 }

@@ -3,7 +3,7 @@
 pub mod faulty;
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, SeekFrom};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
@@ -25,6 +25,16 @@ pub trait Target {
     fn read_at(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
     /// Returns once all that was written is on the card.
     fn flush(&mut self) -> io::Result<()>;
+}
+
+/// Where a part of `length` bytes is after moving from `position`, as [`io::Seek`] has it; behind its end is allowed.
+pub(crate) fn sought(position: u64, length: u64, to: SeekFrom) -> io::Result<u64> {
+    let position = match to {
+        SeekFrom::Start(position) => Some(position),
+        SeekFrom::End(offset) => length.checked_add_signed(offset),
+        SeekFrom::Current(offset) => position.checked_add_signed(offset),
+    };
+    position.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// Writes all of `buffer`, however small the steps.

@@ -314,6 +314,18 @@ impl Rack {
         Ok(condition(&self.get(&["node", node])?, "Ready") == status)
     }
 
+    /// Waits until all three nodes are Ready.
+    ///
+    /// # Errors
+    /// If they are not after a minute.
+    pub fn await_nodes(&self) -> Result<()> {
+        eventually(Duration::from_secs(60), "all nodes Ready", || {
+            let nodes = self.kubectl(&["get", "nodes", "--no-headers"])?;
+            Ok(nodes.matches(" Ready ").count() == 3)
+        })
+        .map(drop)
+    }
+
     /// Runs a command inside a virtual Pi.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 use super::*;
 use crate::device::faulty::Memory;
+use crate::sample;
 
 const MIB: u64 = 1 << 20;
 
@@ -9,28 +10,6 @@ fn sizes() -> Sizes {
         boot: 128 * MIB,
         root: 700 * MIB,
         data: 10 * MIB,
-    }
-}
-
-/// A small table of the same shape, for cards in memory.
-fn small() -> Table {
-    let partition = |number, kind, start: u64, bytes: u64| Partition {
-        number,
-        kind,
-        start: start * MIB,
-        bytes: bytes * MIB,
-    };
-    Table {
-        disk: 0x6d69_6469,
-        partitions: vec![
-            partition(1, FAT, 1, 1),
-            partition(2, FAT, 2, 1),
-            partition(3, FAT, 3, 1),
-            partition(4, EXTENDED, 4, 6),
-            partition(5, LINUX, 5, 1),
-            partition(6, LINUX, 7, 1),
-            partition(7, LINUX, 9, 1),
-        ],
     }
 }
 
@@ -68,9 +47,9 @@ fn sizes_that_cannot_be_say_so() {
 #[test]
 fn a_written_table_is_read_as_it_was() {
     let mut card = Memory::used(10 << 20);
-    write(&small(), &mut card).unwrap();
-    assert_eq!(Table::read(&mut card).unwrap(), small());
-    assert_eq!(small().check(10 * MIB), Ok(()));
+    write(&sample::table(), &mut card).unwrap();
+    assert_eq!(Table::read(&mut card).unwrap(), sample::table());
+    assert_eq!(sample::table().check(10 * MIB), Ok(()));
     // The kernel reads a link's partition relative to the link itself, and the next link relative to the extended partition.
     let entry = |at: usize| u32::from_le_bytes(card.0[at..at + 4].try_into().unwrap());
     let link = 4 << 20;
@@ -96,12 +75,12 @@ fn the_data_partition_grows_to_the_end_of_the_card_and_never_shrinks() {
 fn foreign_and_damaged_tables_say_everything_that_is_wrong() {
     assert_eq!(Mbr::parse(&[0; 512]), Err(LayoutError::NoTable));
     let mut card = Memory(vec![0; 10 << 20]);
-    write(&small(), &mut card).unwrap();
+    write(&sample::table(), &mut card).unwrap();
     let mut gpt = card.0[..512].to_vec();
     gpt[446 + 4] = 0xee;
     assert_eq!(Mbr::parse(&gpt), Err(LayoutError::Gpt));
 
-    let mut wrong = small();
+    let mut wrong = sample::table();
     wrong.partitions[0].kind = LINUX;
     wrong.partitions[1].bytes = 2 * MIB;
     wrong.partitions[6].bytes = 20 * MIB;
@@ -123,7 +102,7 @@ fn foreign_and_damaged_tables_say_everything_that_is_wrong() {
 #[test]
 fn a_broken_or_circular_chain_ends_with_an_error() {
     let mut card = Memory(vec![0; 10 << 20]);
-    write(&small(), &mut card).unwrap();
+    write(&sample::table(), &mut card).unwrap();
     let mut broken = Memory(card.0.clone());
     broken.0[(6 << 20) + 510] = 0;
     let error = Table::read(&mut broken).unwrap_err();
@@ -165,7 +144,7 @@ fn the_selector_boots_one_slot_and_tries_the_other() {
 /// A card in memory with the small table, `mib` large.
 fn card(mib: usize) -> Memory {
     let mut card = Memory::used(mib << 20);
-    write(&small(), &mut card).unwrap();
+    write(&sample::table(), &mut card).unwrap();
     card
 }
 
@@ -182,9 +161,13 @@ fn the_data_partition_grows_to_the_end_once_and_nothing_else_changes() {
     let table = Table::read(&mut card).unwrap();
     assert_eq!(table.check(42 * MIB), Ok(()));
     for number in [1, 2, 3, 5, 6] {
-        assert_eq!(table.get(number), small().get(number));
+        assert_eq!(table.get(number), sample::table().get(number));
     }
-    let table: Vec<u64> = small().sectors().iter().map(|(start, _)| start / SECTOR).collect();
+    let table: Vec<u64> = sample::table()
+        .sectors()
+        .iter()
+        .map(|(start, _)| start / SECTOR)
+        .collect();
     for (sector, (before, after)) in before.chunks(512).zip(card.0.chunks(512)).enumerate() {
         assert!(table.contains(&(sector as u64)) || before == after, "sector {sector}");
     }
@@ -208,7 +191,7 @@ fn a_growth_that_is_cut_short_anywhere_keeps_the_partitions_and_is_completed_by_
         assert!(grow(&mut cut).is_err(), "after {after} bytes");
         let mut card = cut.into_inner();
         let table = Table::read(&mut card).unwrap();
-        for old in small().partitions.iter().filter(|old| old.number != 4) {
+        for old in sample::table().partitions.iter().filter(|old| old.number != 4) {
             let new = table.get(old.number).unwrap();
             assert!(
                 new.start == old.start && new.bytes >= old.bytes,
@@ -216,7 +199,7 @@ fn a_growth_that_is_cut_short_anywhere_keeps_the_partitions_and_is_completed_by_
             );
         }
         assert_eq!(grow(&mut card).unwrap().data.end(), 40 * MIB, "after {after} bytes");
-        assert_eq!(Table::read(&mut card).unwrap(), small().grown(42 * MIB));
+        assert_eq!(Table::read(&mut card).unwrap(), sample::table().grown(42 * MIB));
         cuts += 1;
     }
     assert!(cuts >= 3 * 8, "three blocks are written, not {cuts} sectors");
@@ -224,7 +207,7 @@ fn a_growth_that_is_cut_short_anywhere_keeps_the_partitions_and_is_completed_by_
 
 #[test]
 fn a_table_of_somebody_else_is_not_grown() {
-    let mut short = small();
+    let mut short = sample::table();
     short.partitions.pop();
     let mut other = card(42);
     write(&short, &mut other).unwrap();

@@ -199,13 +199,7 @@ fn a_node_without_control_plane_keeps_its_pods_and_says_so(rack: &Rack) -> Resul
     let answer = rack.in_node("pi-2", &["curl", "-s", &format!("http://{}:8080/", pod.ip)])?;
     ensure!(answer.trim() == pod.name, "{answer:?}");
     rack.rack("plug", &["pi-1"])?;
-    eventually(Duration::from_secs(60), "all nodes Ready", || {
-        Ok(rack
-            .kubectl(&["get", "nodes", "--no-headers"])?
-            .matches(" Ready ")
-            .count()
-            == 3)
-    })?;
+    rack.await_nodes()?;
     ensure!(
         rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])? == process,
         "the pod was restarted on return"
@@ -233,13 +227,7 @@ fn a_control_plane_whose_own_cable_is_out_evicts_nobody(rack: &Rack) -> Result<(
     std::thread::sleep(Duration::from_secs(10));
     boards.join_cable(1)?;
     asked?;
-    eventually(Duration::from_secs(60), "all nodes Ready", || {
-        Ok(rack
-            .kubectl(&["get", "nodes", "--no-headers"])?
-            .matches(" Ready ")
-            .count()
-            == 3)
-    })?;
+    rack.await_nodes()?;
     ensure!(started(rack)? == before, "before:\n{before}after:\n{}", started(rack)?);
     Ok(())
 }
@@ -272,13 +260,7 @@ fn a_power_cut_of_the_control_plane_loses_nothing(rack: &Rack) -> Result<()> {
         Ok(rack.kubectl(&["get", "--raw", "/readyz"]).is_ok())
     })?;
     rack.kubectl(&["delete", "configmap", "survivor"])?;
-    eventually(Duration::from_secs(60), "all nodes Ready", || {
-        Ok(rack
-            .kubectl(&["get", "nodes", "--no-headers"])?
-            .matches(" Ready ")
-            .count()
-            == 3)
-    })?;
+    rack.await_nodes()?;
     eventually(Duration::from_secs(60), "three ready pods", || {
         Ok(rack.ready_pods("app=web")?.len() == 3)
     })?;
@@ -324,13 +306,7 @@ fn a_control_plane_at_a_new_address_is_found_and_nobody_is_evicted(rack: &Rack) 
     move_control_plane(rack, &boards, &old)?;
     println!("found at its new address after {:.1?}", found?);
     connected_to(&old)?;
-    eventually(Duration::from_secs(60), "all nodes Ready", || {
-        Ok(rack
-            .kubectl(&["get", "nodes", "--no-headers"])?
-            .matches(" Ready ")
-            .count()
-            == 3)
-    })?;
+    rack.await_nodes()?;
     ensure!(started(rack)? == before, "before:\n{before}after:\n{}", started(rack)?);
     Ok(())
 }

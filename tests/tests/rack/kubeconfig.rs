@@ -126,14 +126,7 @@ fn a_laptop_finds_the_rack_again_at_a_new_address(rack: &Rack) -> Result<()> {
         found.context(log)?
     );
     begun.and(back)?;
-    eventually(Duration::from_secs(60), "all nodes Ready", || {
-        Ok(rack
-            .kubectl(&["get", "nodes", "--no-headers"])?
-            .matches(" Ready ")
-            .count()
-            == 3)
-    })
-    .map(drop)
+    rack.await_nodes()
 }
 
 fn another_cluster_of_the_same_name_is_not_taken_for_ours(rack: &Rack) -> Result<()> {
@@ -148,38 +141,19 @@ fn another_cluster_of_the_same_name_is_not_taken_for_ours(rack: &Rack) -> Result
         name = rack.name
     );
     rack.in_node("laptop", &["sh", "-c", &script])?;
-    let refused = rack.in_node(
-        "laptop",
-        &[
-            "env",
-            "-u",
-            "KUBECONFIG",
-            "sh",
-            "-c",
-            &format!(
-                "cd {HOME}; XDG_CONFIG_HOME={HOME}/other ./program kubeconfig --timeout 10s 2>&1 && exit 1; exit 0"
-            ),
-        ],
-    )?;
+    let refused = |arguments: &str| {
+        let script =
+            format!("cd {HOME}; XDG_CONFIG_HOME={HOME}/other ./program kubeconfig {arguments} 2>&1 && exit 1; exit 0");
+        rack.in_node("laptop", &["env", "-u", "KUBECONFIG", "sh", "-c", &script])
+    };
+    let found = refused("--timeout 10s")?;
     ensure!(
-        refused.contains(&format!("a cluster named {} is on this network", rack.name))
-            && refused.contains("its CA is not the one"),
-        "{refused}"
+        found.contains(&format!("a cluster named {} is on this network", rack.name))
+            && found.contains("its CA is not the one"),
+        "{found}"
     );
     let address = minidc_rack::Rack::open(&rack.name)?.node_address(1);
-    let refused = rack.in_node(
-        "laptop",
-        &[
-            "env",
-            "-u",
-            "KUBECONFIG",
-            "sh",
-            "-c",
-            &format!(
-                "cd {HOME}; XDG_CONFIG_HOME={HOME}/other ./program kubeconfig --server {address} 2>&1 && exit 1; exit 0"
-            ),
-        ],
-    )?;
-    ensure!(refused.contains("it has another CA"), "{refused}");
+    let named = refused(&format!("--server {address}"))?;
+    ensure!(named.contains("it has another CA"), "{named}");
     Ok(())
 }
