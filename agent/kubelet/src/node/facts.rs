@@ -81,11 +81,10 @@ pub(super) fn processes() -> (u64, u64) {
     (now.unwrap_or(0), text("/proc/sys/kernel/pid_max").parse().unwrap_or(0))
 }
 
-/// The node's own addresses, IPv4 before IPv6, those of the interface with the default route first. Addresses that
-/// only hold on one link are left out.
+/// The node's own addresses, IPv4 before IPv6, those of the interface with the default route first.
 pub(crate) fn addresses() -> Vec<String> {
     let main = default_interface(&text("/proc/net/route"));
-    let mut found: Vec<(bool, bool, IpAddr)> = Vec::new();
+    let mut found = Vec::new();
     for interface in getifaddrs().into_iter().flatten() {
         let name = interface.interface_name.as_str();
         if !interface.flags.contains(InterfaceFlags::IFF_UP) || VIRTUAL.iter().any(|prefix| name.starts_with(prefix)) {
@@ -96,24 +95,26 @@ pub(crate) fn addresses() -> Vec<String> {
         let Some(ip) = v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()))) else {
             continue;
         };
-        let local = match ip {
-            IpAddr::V4(ip) => ip.is_link_local() || ip.is_loopback(),
-            IpAddr::V6(ip) => ip.is_unicast_link_local() || ip.is_loopback(),
-        };
-        if !local {
-            found.push((ip.is_ipv6(), Some(name) != main.as_deref(), ip));
-        }
+        found.push((Some(name) == main.as_deref(), ip));
     }
-    found.sort();
-    let mut addresses: Vec<String> = Vec::new();
-    for (_, _, ip) in found {
-        // One of each family, as Kubernetes has it: the first is the best.
-        let family = if ip.is_ipv6() { ':' } else { '.' };
-        if !addresses.iter().any(|known| known.contains(family)) {
-            addresses.push(ip.to_string());
-        }
-    }
-    addresses
+    best(found)
+}
+
+/// The best of the addresses, each with whether its interface has the default route: one of each family, as Kubernetes has it. An
+/// IPv4 address that only holds on one link counts where there is no other: nobody gives addresses there, and the rack finds itself
+/// by those it took.
+fn best(found: Vec<(bool, IpAddr)>) -> Vec<String> {
+    let mut ranked: Vec<(bool, bool, bool, IpAddr)> = found
+        .into_iter()
+        .filter_map(|(is_main, ip)| match ip {
+            IpAddr::V4(v4) if !v4.is_loopback() => Some((false, v4.is_link_local(), !is_main, ip)),
+            IpAddr::V6(v6) if !v6.is_loopback() && !v6.is_unicast_link_local() => Some((true, false, !is_main, ip)),
+            _ => None,
+        })
+        .collect();
+    ranked.sort();
+    ranked.dedup_by_key(|(is_ipv6, ..)| *is_ipv6);
+    ranked.into_iter().map(|(.., ip)| ip.to_string()).collect()
 }
 
 /// The interface with the default route that costs least.
@@ -143,6 +144,30 @@ mod tests {
         assert!(!info["kernelVersion"].as_str().unwrap().is_empty());
         let (now, most) = processes();
         assert!(now > 0 && most > now);
+    }
+
+    #[test]
+    fn an_address_of_one_link_counts_where_there_is_no_other() {
+        let best = |found: &[(bool, &str)]| {
+            best(
+                found
+                    .iter()
+                    .map(|(is_main, ip)| (*is_main, ip.parse().unwrap()))
+                    .collect(),
+            )
+        };
+        let all = [
+            (false, "127.0.0.1"),
+            (true, "169.254.3.4"),
+            (false, "192.168.0.9"),
+            (true, "192.168.0.7"),
+            (true, "fe80::1"),
+            (true, "2001:db8::1"),
+        ];
+        assert_eq!(best(&all), ["192.168.0.7", "2001:db8::1"]);
+        assert_eq!(best(&all[..3]), ["192.168.0.9"]);
+        assert_eq!(best(&all[..2]), ["169.254.3.4"]);
+        assert_eq!(best(&all[..1]), [""; 0]);
     }
 
     #[test]
