@@ -569,7 +569,7 @@ mod tests {
     #[tokio::test]
     async fn disk_is_written_rarely_and_only_for_what_matters() {
         let (directory, mut keeper) = keeper();
-        (keeper.settle, keeper.interval) = (Duration::from_millis(20), Duration::from_millis(600));
+        (keeper.settle, keeper.interval) = (Duration::from_millis(20), Duration::from_secs(3));
         let keeper = Arc::new(keeper);
         let path = directory.path().join("desired");
         let shutdown = CancellationToken::new();
@@ -580,7 +580,7 @@ mod tests {
         let written = || async {
             let began = Instant::now();
             while !path.exists() {
-                assert!(began.elapsed() < Duration::from_secs(10));
+                assert!(began.elapsed() < Duration::from_secs(60));
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             std::fs::remove_file(&path).unwrap();
@@ -606,7 +606,8 @@ mod tests {
         keeper.apply(put(FeedKind::Pod, "a", 13, r#"{"spec":{"x":2}}"#));
         keeper.apply(put(FeedKind::Pod, "a", 14, r#"{"spec":{"x":3}}"#));
         let second = written().await;
-        assert!(second - first >= Duration::from_millis(500), "{:?}", second - first);
+        // a busy machine may look late at the first, not at neither
+        assert!(second - first >= Duration::from_secs(1), "{:?}", second - first);
         assert!(!keeper.lock().dirty, "both in one write");
         shutdown.cancel();
         running.await.unwrap();

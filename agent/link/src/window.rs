@@ -317,7 +317,7 @@ mod tests {
             received
         };
         let both = futures::future::join(side(near, sent.clone()), side(far, sent.clone()));
-        let (one, other) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
+        let (one, other) = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
         assert!(one == sent && other == sent);
     }
 

@@ -68,10 +68,7 @@ impl Daemon {
         let daemon = Self(child);
         let began = Instant::now();
         while !Path::new(socket).exists() {
-            assert!(
-                began.elapsed() < Duration::from_secs(10),
-                "{program} did not make {socket}"
-            );
+            assert!(began.elapsed() < LIMIT, "{program} did not make {socket}");
             std::thread::sleep(Duration::from_millis(20));
         }
         daemon

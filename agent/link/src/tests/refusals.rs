@@ -1,14 +1,13 @@
 //! Those who do not get in.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls_pki_types::PrivateKeyDer;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::support::{CLUSTER, Cluster, RunningNode, ask, open, until};
+use super::support::{CLUSTER, Cluster, LIMIT, RunningNode, ask, open, until};
 use crate::node::{LinkState, NodeIdentity};
 use crate::pki::ClusterIdentity;
 use crate::protocol::{self, MAX_OPENING, Opening, OpeningReply, RefusalCode};
@@ -356,5 +355,5 @@ async fn node_without_token_and_identity_says_so() {
     let node = cluster.node("pi-2", None);
     let reason = node.refused(RefusalCode::Token).await;
     assert!(reason.contains("neither an identity nor a join token"), "{reason}");
-    tokio::time::timeout(Duration::from_secs(5), node.stop()).await.unwrap();
+    tokio::time::timeout(LIMIT, node.stop()).await.unwrap();
 }

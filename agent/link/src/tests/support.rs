@@ -37,12 +37,15 @@ pub(super) const CLUSTER: &str = "garage";
 pub(super) const IMAGE: &str = "sha256-abc";
 pub(super) const IMAGE_SIZE: u64 = 3_000_000;
 
+/// Far more than anything takes, also on a machine that does other work.
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+
 /// Waits until `wanted` holds, with a limit.
 pub(super) async fn until<T: Clone + std::fmt::Debug>(
     receiver: &mut watch::Receiver<T>,
     wanted: impl Fn(&T) -> bool,
 ) -> T {
-    let found = tokio::time::timeout(Duration::from_secs(20), receiver.wait_for(|value| wanted(value))).await;
+    let found = tokio::time::timeout(LIMIT, receiver.wait_for(|value| wanted(value))).await;
     let found = found.map(|value| value.unwrap().clone());
     found.unwrap_or_else(|_| panic!("still {:?}", *receiver.borrow()))
 }
@@ -382,7 +385,7 @@ impl Cluster {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), started).await.unwrap();
+        tokio::time::timeout(LIMIT, started).await.unwrap();
         let again = Self::start_with(
             Arc::clone(&self.directory),
             Arc::clone(&self.identity),
