@@ -211,7 +211,7 @@ fn routes() -> Result<Vec<String>> {
 }
 
 fn wait_for(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     loop {
         let last = condition();
         if matches!(last, Ok(true)) {

@@ -349,7 +349,7 @@ impl Node {
     }
 
     pub(crate) fn wait_for(&self, what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-        let end = Instant::now() + Duration::from_secs(30);
+        let end = Instant::now() + Duration::from_secs(120);
         loop {
             let last = condition();
             if matches!(last, Ok(true)) {

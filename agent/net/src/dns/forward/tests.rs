@@ -21,7 +21,7 @@ const NORMAL: Wants = Wants {
     unchecked: false,
 };
 /// Longer than anything takes on a machine that is not dead.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn name(text: &str) -> Name {
     Name::parse(text).unwrap()

@@ -38,7 +38,7 @@ impl Served {
     /// Gives these files and waits for the zones that come of it.
     async fn give(&mut self, files: Vec<ZoneFile>) {
         // the zones of before are seen before others are made
-        tokio::time::timeout(Duration::from_secs(30), async {
+        tokio::time::timeout(Duration::from_secs(60), async {
             self.files.send_replace(Arc::new(ZoneFiles { files }));
             self.zones.changed().await.unwrap();
             self.zones.borrow_and_update();
@@ -48,7 +48,7 @@ impl Served {
     }
 
     async fn first(&mut self) {
-        tokio::time::timeout(Duration::from_secs(30), self.zones.changed())
+        tokio::time::timeout(Duration::from_secs(60), self.zones.changed())
             .await
             .unwrap()
             .unwrap();
@@ -62,7 +62,7 @@ impl Served {
     /// What is told, once it is of this number.
     async fn told(&mut self, count: usize) -> Vec<(String, u32, Serving)> {
         let told = self.problems.wait_for(|problems| problems.len() == count);
-        let told = tokio::time::timeout(Duration::from_secs(30), told)
+        let told = tokio::time::timeout(Duration::from_secs(60), told)
             .await
             .unwrap()
             .unwrap();
