@@ -100,7 +100,10 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         let process = Process::current(i32::try_from(child.id()).unwrap()).unwrap();
         process.signal(Signal::SIGKILL).unwrap();
-        wait_until(Duration::from_secs(5), "the death of the child", || !process.is_alive()).unwrap();
+        wait_until(Duration::from_secs(60), "the death of the child", || {
+            !process.is_alive()
+        })
+        .unwrap();
         child.wait().unwrap();
     }
 }

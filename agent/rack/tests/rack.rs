@@ -126,15 +126,18 @@ fn run(rack: &Rack, index: u32, command: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-    let end = Instant::now() + limit;
+/// Far more than anything takes, also on a machine that does other work.
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + LIMIT;
     loop {
         let last = condition();
         if matches!(last, Ok(true)) {
             return Ok(());
         }
         if Instant::now() > end {
-            bail!("{what}: not within {limit:?}: {last:?}");
+            bail!("{what}: not within {LIMIT:?}: {last:?}");
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -278,7 +281,7 @@ fn wait_for_name(rack: &Rack, from: u32, name: &str, address: &str) -> Result<()
         "int32:0",
         "uint32:0",
     ];
-    wait_for("mDNS", Duration::from_secs(20), || {
+    wait_for("mDNS", || {
         let answer = run(rack, from, &ask)?;
         ensure!(answer.contains(&format!("\"{address}\"")), "{answer}");
         Ok(true)
@@ -301,7 +304,7 @@ fn unplugged_node_boots_with_what_was_on_its_disk() -> Result<()> {
         run(&rack, 2, &["cat", "/sys/class/net/eth0/address"])?,
     );
     let mut inside = rack.run_in(2, &["sleep", "1000"])?.spawn()?;
-    wait_for("the command to be inside", Duration::from_secs(5), || {
+    wait_for("the command to be inside", || {
         Ok(run(&rack, 2, &["sh", "-c", "cat /proc/[0-9]*/comm"])?
             .lines()
             .any(|name| name == "sleep"))
@@ -310,7 +313,7 @@ fn unplugged_node_boots_with_what_was_on_its_disk() -> Result<()> {
     let cut = Instant::now();
     rack.unplug(2)?;
     ensure!(
-        cut.elapsed() < Duration::from_secs(5),
+        cut.elapsed() < Duration::from_secs(20),
         "the cut took {:?}",
         cut.elapsed()
     );
@@ -376,7 +379,7 @@ fn crashed_rack_is_removed_whole_and_built_anew() -> Result<()> {
             Command::new("kill").args(["-9", pid]).output()?;
         }
     }
-    wait_for("the crash", Duration::from_secs(10), || {
+    wait_for("the crash", || {
         Ok(rack.power(1) == Power::Crashed && rack.power(2) == Power::Crashed)
     })?;
     ensure!(
@@ -423,33 +426,29 @@ fn daemons_are_started_again_and_can_be_held() -> Result<()> {
     let starts = |service: &str| rack.status()[0].services.get(service).copied();
     ensure!(starts("minidc") == Some(1));
     ensure!(rack.kill_process_in(1, "minidc", Signal::SIGKILL)? == 1);
-    wait_for("minidc to be started again", Duration::from_secs(5), || {
-        Ok(starts("minidc") == Some(2))
-    })?;
+    wait_for("minidc to be started again", || Ok(starts("minidc") == Some(2)))?;
     rack.kill_process_in(1, "containerd", Signal::SIGKILL)?;
-    wait_for("containerd to answer again", Duration::from_secs(20), || {
+    wait_for("containerd to answer again", || {
         Ok(starts("containerd") == Some(2) && run(&rack, 1, &["ctr", "version"])?.contains("Server:"))
     })?;
     rack.hold_service(1, "minidc")?;
     ensure!(rack.kill_process_in(1, "minidc", Signal::SIGKILL)? == 0);
     rack.release_service(1, "minidc")?;
-    wait_for("minidc to be let go", Duration::from_secs(5), || {
-        Ok(starts("minidc") == Some(3))
-    })?;
+    wait_for("minidc to be let go", || Ok(starts("minidc") == Some(3)))?;
     // Orphans are process 1's to bury.
     run(
         &rack,
         1,
         &["sh", "-c", "for i in 1 2 3 4 5; do setsid --fork true; done"],
     )?;
-    wait_for("the orphans to be reaped", Duration::from_secs(5), || {
+    wait_for("the orphans to be reaped", || {
         Ok(!run(&rack, 1, &["sh", "-c", "cat /proc/[0-9]*/stat"])?.contains(") Z 1 "))
     })
 }
 
 fn reaches(rack: &Rack, from: u32, to: u32) -> Result<()> {
     let address = rack.node_address(to).to_string();
-    wait_for("an answer to a ping", Duration::from_secs(10), || {
+    wait_for("an answer to a ping", || {
         run(rack, from, &["busybox", "ping", "-c", "1", "-W", "1", &address]).map(|_| true)
     })
 }

@@ -53,7 +53,7 @@ pub(crate) fn replay<'a>(state: &mut BTreeMap<String, Entry>, changes: impl Into
 
 /// Fails instead of hanging.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future)
+    tokio::time::timeout(Duration::from_secs(60), future)
         .await
-        .expect("within 20 seconds")
+        .expect("within a minute")
 }
