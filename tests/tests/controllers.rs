@@ -10,8 +10,9 @@ mod endpoints;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use cluster::{Api, Cluster, DEPLOYMENTS, REPLICA_SETS, condition, is_ready, is_terminating, template, text};
+use cluster::{Api, Cluster, DEPLOYMENTS, REPLICA_SETS, SILENCE, condition, is_ready, is_terminating, template, text};
 use serde_json::{Value, json};
 
 const THREE: [&str; 3] = ["pi-1", "pi-2", "pi-3"];
@@ -188,14 +189,15 @@ async fn a_broken_version_stops_at_its_bounds_and_says_so() {
         .api
         .merge(&format!("{DEPLOYMENTS}/web"), &json!({"spec": {"template": broken}}))
         .await;
+    // on a busy machine the first version may have exceeded it, too
     let deployment = cluster
-        .until("the deadline is exceeded", async |api| {
+        .until("the deadline is exceeded with three of the old pods", async |api| {
             let deployment = api.get(&format!("{DEPLOYMENTS}/web")).await?;
             let reason = condition(&deployment, "Progressing")?["reason"].clone();
-            (reason == "ProgressDeadlineExceeded").then_some(deployment)
+            (reason == "ProgressDeadlineExceeded" && deployment["status"]["availableReplicas"] == 3)
+                .then_some(deployment)
         })
         .await;
-    assert_eq!(deployment["status"]["availableReplicas"], 3);
     assert_eq!(condition(&deployment, "Available").unwrap()["status"], "True");
 }
 
@@ -320,14 +322,18 @@ async fn pods_of_a_silent_node_are_replaced_and_it_comes_back_clean() {
             (well == 6 && lost.len() == 2 && lost.iter().all(|pod| is_terminating(pod) && !is_ready(pod))).then_some(())
         })
         .await;
-    let events = cluster.api.events("Pod", "web").await;
-    for reason in ["NodeNotReady", "TaintManagerEviction"] {
-        assert!(events.iter().any(|(known, _)| known == reason), "{reason}: {events:?}");
-    }
-    assert!(cluster.api.events("Node", "pi-3").await.contains(&(
-        "NodeNotReady".to_owned(),
-        "Node pi-3 status is now: NodeNotReady".to_owned()
-    )));
+    cluster
+        .until("every event is told", async |api| {
+            let pods = api.events("Pod", "web").await;
+            let told = |reason: &str| pods.iter().any(|(known, _)| known == reason);
+            let node = (
+                "NodeNotReady".to_owned(),
+                "Node pi-3 status is now: NodeNotReady".to_owned(),
+            );
+            let nodes = api.events("Node", "pi-3").await;
+            (told("NodeNotReady") && told("TaintManagerEviction") && nodes.contains(&node)).then_some(())
+        })
+        .await;
 
     cluster.plug("pi-3").await;
     cluster
@@ -370,11 +376,8 @@ async fn nothing_is_evicted_while_no_node_at_all_is_heard() {
     assert!(names(&cluster.api.pods().await).contains(text(&kept["metadata"]["name"])));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silence_does_not_count_while_the_control_plane_itself_is_cut_off() {
-    let cluster = Cluster::start(&["pi-1", "pi-2"]).await;
-    cluster.cut_off.send_replace(true);
-    cluster.unplug("pi-2");
+/// Waits until a node's lease is older than pi-1's by more than a silence that counts.
+async fn silent(cluster: &Cluster, node: &str) {
     let renewed = async |api: &Api, node: &str| -> Option<jiff::Timestamp> {
         let lease = api
             .get(&format!(
@@ -384,11 +387,19 @@ async fn silence_does_not_count_while_the_control_plane_itself_is_cut_off() {
         text(&lease["spec"]["renewTime"]).parse().ok()
     };
     cluster
-        .until("pi-2 is behind by more than a silence", async |api| {
-            let behind = renewed(api, "pi-1").await?.duration_since(renewed(api, "pi-2").await?);
-            (behind > jiff::SignedDuration::from_secs(3)).then_some(())
+        .until(&format!("{node} is behind by more than a silence"), async |api| {
+            let behind = renewed(api, "pi-1").await?.duration_since(renewed(api, node).await?);
+            (behind.unsigned_abs() > SILENCE + Duration::from_secs(1)).then_some(())
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silence_does_not_count_while_the_control_plane_itself_is_cut_off() {
+    let cluster = Cluster::start(&["pi-1", "pi-2"]).await;
+    cluster.cut_off.send_replace(true);
+    cluster.unplug("pi-2");
+    silent(&cluster, "pi-2").await;
     let node = cluster.api.get("/api/v1/nodes/pi-2").await.unwrap();
     assert!(is_ready(&node) && node["spec"]["taints"].is_null());
     cluster.cut_off.send_replace(false);
@@ -411,6 +422,7 @@ async fn after_a_restart_of_the_control_plane_nodes_get_time_to_be_heard() {
     // Others keep working meanwhile.
     cluster.deploy("other", 2, json!({})).await;
     cluster.rolled_out("other").await;
+    silent(&cluster, "pi-3").await;
     let node = cluster.api.get("/api/v1/nodes/pi-3").await.unwrap();
     assert!(is_ready(&node));
     cluster.plug("pi-3").await;

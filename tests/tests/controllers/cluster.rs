@@ -17,7 +17,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for anything; the machine may be busy.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
+/// Silence of a node that counts; longer than a busy machine holds one up.
+pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// Period of a pretended kubelet, heartbeat included.
@@ -174,8 +176,8 @@ impl Cluster {
         let clients =
             move |user: &'static str| Client::new(server.router_as(user, &["system:authenticated"]), "default");
         let options = Options {
-            node_silence: Duration::from_secs(2),
-            node_grace: Duration::from_secs(4),
+            node_silence: SILENCE,
+            node_grace: Duration::from_secs(300),
             missing_node_quarantine: Duration::from_millis(500),
             finished_pods: 3,
             evictions_paused: self.cut_off.subscribe(),
