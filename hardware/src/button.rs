@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Board, Error, Part, Source};
+use crate::{Board, Error, Part, Pins, Source};
 
 /// A level that lasts less than this is the spring's, not the finger's.
 const BOUNCE: Duration = Duration::from_millis(30);
@@ -30,6 +30,9 @@ pub enum Press {
 /// Makes presses of levels.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Debounce {
+    /// It was up once. What is down from the start is no finger but a jumper or a pin that nothing pulls up, and must not halt a board
+    /// each time it starts.
+    seen_up: bool,
     down: bool,
     /// The level that is not believed yet, and since when.
     other: Option<Duration>,
@@ -41,6 +44,10 @@ pub struct Debounce {
 impl Debounce {
     /// A look at this time: whether the button is down.
     pub fn look(&mut self, now: Duration, down: bool) -> Option<Press> {
+        self.seen_up |= !down;
+        if !self.seen_up {
+            return None;
+        }
         if down == self.down {
             self.other = None;
             if down && !self.told && now.saturating_sub(self.since) >= LONG {
@@ -85,6 +92,8 @@ impl Button {
         board.check(&[Part::Button])?;
         let (gpio, mut pins) = (button.gpio, source.pins(board)?);
         pins.input(gpio)?;
+        let mut debounce = Debounce::default();
+        debounce.look(Duration::ZERO, is_down(pins.as_mut(), gpio));
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
@@ -92,11 +101,8 @@ impl Button {
             .stack_size(64 * 1024)
             .spawn(move || {
                 let begin = Instant::now();
-                let mut debounce = Debounce::default();
                 while !stopped.load(Ordering::Relaxed) {
-                    // pulled up: low is pressed; a pin that cannot be read is not
-                    let down = pins.level(gpio).is_ok_and(|high| !high);
-                    if let Some(press) = debounce.look(begin.elapsed(), down) {
+                    if let Some(press) = debounce.look(begin.elapsed(), is_down(pins.as_mut(), gpio)) {
                         act(press);
                     }
                     thread::park_timeout(LOOK);
@@ -105,6 +111,11 @@ impl Button {
             .ok();
         Ok(Some(Self { stop, thread }))
     }
+}
+
+/// Pulled up: low is pressed; a pin that cannot be read is not.
+fn is_down(pins: &mut dyn Pins, gpio: u8) -> bool {
+    pins.level(gpio).is_ok_and(|high| !high)
 }
 
 impl Drop for Button {
@@ -145,12 +156,18 @@ mod tests {
 
     #[test]
     fn held_is_long_while_down_and_not_short_afterwards() {
-        assert_eq!(presses(&[(0, 2900)], 4000), [(2930, Press::Short)]);
-        assert_eq!(presses(&[(0, 9000)], 10_000), [(3000, Press::Long)]);
+        assert_eq!(presses(&[(100, 3000)], 4000), [(3030, Press::Short)]);
+        assert_eq!(presses(&[(100, 9000)], 10_000), [(3100, Press::Long)]);
         assert_eq!(
-            presses(&[(0, 4000), (5000, 5200)], 6000),
-            [(3000, Press::Long), (5230, Press::Short)]
+            presses(&[(100, 4000), (5000, 5200)], 6000),
+            [(3100, Press::Long), (5230, Press::Short)]
         );
+    }
+
+    #[test]
+    fn what_is_down_from_the_start_is_no_finger() {
+        assert_eq!(presses(&[(0, 9000)], 10_000), []);
+        assert_eq!(presses(&[(0, 5000), (6000, 6200)], 7000), [(6230, Press::Short)]);
     }
 
     #[test]
