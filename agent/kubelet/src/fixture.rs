@@ -41,11 +41,11 @@ impl RecordingControlPlane {
         self.requests.borrow().clone()
     }
 
-    /// Waits until the requests so far fulfil `condition`, and fails the test after ten seconds.
+    /// Waits until the requests so far fulfil `condition`, and fails the test after a minute.
     pub(crate) async fn wait(&self, condition: impl Fn(&[Recorded]) -> bool) {
         let mut requests = self.requests.subscribe();
         let waited = tokio::time::timeout(
-            Duration::from_secs(10),
+            Duration::from_secs(60),
             requests.wait_for(|requests| condition(requests)),
         )
         .await;

@@ -296,7 +296,7 @@ fn a_board_with_nothing_to_start_says_so_by_its_lights_and_starts_nothing() {
     let begin = std::time::Instant::now();
     let lights = loop {
         let lights = fs::read_to_string(run.join("leds.json")).unwrap_or_default();
-        if lights.contains("\"seed\"") || begin.elapsed().as_secs() >= 20 {
+        if lights.contains("\"seed\"") || begin.elapsed().as_secs() >= 60 {
             break lights;
         }
         std::thread::sleep(std::time::Duration::from_millis(20));

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tower::ServiceExt;
 
 /// Longest that any test waits for something that must happen.
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Nodes whose containers understand `echo`, `cat`, `fail` and `size`, and log three lines.
 #[derive(Default)]

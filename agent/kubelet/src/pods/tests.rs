@@ -174,7 +174,7 @@ async fn deleted_pod_lets_a_start_under_way_end() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), starting)
+    tokio::time::timeout(Duration::from_secs(60), starting)
         .await
         .expect("the container starts");
     rig.want(&[deleted(web)]);
@@ -197,7 +197,7 @@ async fn pod_of_the_same_name_starts_beside_the_one_that_goes() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), gone)
+    tokio::time::timeout(Duration::from_secs(60), gone)
         .await
         .expect("the old pod is stopped, the new one runs");
 }

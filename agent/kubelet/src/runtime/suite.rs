@@ -14,7 +14,7 @@ use crate::images;
 mod node;
 
 const IMAGE: &str = "minidc.local/suite:1";
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn labels(uid: &str) -> std::collections::HashMap<String, String> {
     let pairs = [

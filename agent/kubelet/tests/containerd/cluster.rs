@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::node::Node;
 
 /// How long a test waits for something to become true.
-const LIMIT: Duration = Duration::from_secs(40);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 #[derive(Default)]
 struct State {

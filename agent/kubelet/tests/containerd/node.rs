@@ -20,7 +20,7 @@ pub(crate) fn inside<F: Future<Output = ()>>(test: &str, body: impl FnOnce(Node)
             .build()
             .unwrap();
         let node = Node::new(directory.into());
-        let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), body(node)).await });
+        let ended = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(300), body(node)).await });
         assert!(ended.is_ok(), "the test took too long");
         return;
     }

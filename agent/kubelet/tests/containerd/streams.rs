@@ -4,7 +4,7 @@ use minidc_api::streams::{Channel, LogQuery};
 use serde_json::{Value, json};
 
 use crate::client::{Exec, log_query, logs, run};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, LIMIT};
 use crate::node::inside;
 use crate::{SERVE, script, with_shell};
 
@@ -101,7 +101,7 @@ fn terminal_has_a_size_and_ends_with_its_client() {
                 run(&running.handle, "web", "web", &["sh", "-c", test]).await == "alive\n"
             };
             let ended = async { while alive().await {} };
-            tokio::time::timeout(std::time::Duration::from_secs(15), ended)
+            tokio::time::timeout(LIMIT, ended)
                 .await
                 .expect("the shell ends with its client");
             let gone = async {
@@ -109,9 +109,7 @@ fn terminal_has_a_size_and_ends_with_its_client() {
                     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
                 }
             };
-            tokio::time::timeout(std::time::Duration::from_secs(5), gone)
-                .await
-                .expect("its FIFOs go");
+            tokio::time::timeout(LIMIT, gone).await.expect("its FIFOs go");
             running.stop().await;
         },
     );
@@ -233,14 +231,18 @@ fn long_log_is_rotated_while_it_is_written() {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(40), rotated)
-            .await
-            .expect("the log is rotated");
+        tokio::time::timeout(LIMIT, rotated).await.expect("the log is rotated");
+        // what is left of the many lines may come after the rotation
+        let last = || LogQuery {
+            tail_lines: Some(1),
+            ..log_query("chatty", "c")
+        };
+        let calm = async { while logs(&running.handle, last()).await.unwrap() != "later\n" {} };
+        tokio::time::timeout(LIMIT, calm).await.expect("all is written");
         let query = LogQuery {
             follow: true,
-            tail_lines: Some(1),
             limit_bytes: Some(60),
-            ..log_query("chatty", "c")
+            ..last()
         };
         assert_eq!(logs(&running.handle, query).await.unwrap(), "later\n".repeat(10));
         running.stop().await;

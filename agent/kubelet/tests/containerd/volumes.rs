@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::client::run;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, LIMIT};
 use crate::node::inside;
 use crate::{SERVE, script, with_shell};
 
@@ -59,9 +59,7 @@ fn container_sees_its_volumes_and_their_changes() {
 
             cluster.config_map("settings", json!({"colour": "blue", "size": "big"}));
             let changed = async { while shell("cat /settings/colour").await != "blue" {} };
-            tokio::time::timeout(std::time::Duration::from_secs(10), changed)
-                .await
-                .expect("the change shows");
+            tokio::time::timeout(LIMIT, changed).await.expect("the change shows");
 
             cluster.delete_pod("web", 2);
             cluster.wait_pod("web", serde_json::Value::is_null).await;
