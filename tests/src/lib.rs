@@ -81,6 +81,9 @@ fn checked(what: &str, output: &Output) -> Result<String> {
     )
 }
 
+/// Far more than anything takes, also on a machine that does other work: where no time is promised.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Asks `probe` until it is content, at most `limit`; gives the time that it took.
 ///
 /// # Errors
@@ -104,10 +107,12 @@ pub fn eventually(limit: Duration, what: impl Display, mut probe: impl FnMut() -
 }
 
 /// Times that [`in_time`] tries.
-const TRIES: usize = 3;
+const TRIES: usize = 5;
+/// Time between two tries: what spoiled one is to be over.
+const REST: Duration = Duration::from_secs(5);
 
 /// Proves promises about time, each with its name and the time promised. `attempt` measures all of them once and leaves the
-/// rack as it found it. One attempt of three must keep them all: others' work on the same machine may spoil one, but what
+/// rack as it found it. One attempt of five must keep them all: others' work on the same machine may spoil one, but what
 /// is promised must be possible.
 ///
 /// # Errors
@@ -128,6 +133,7 @@ pub fn in_time<const N: usize>(
             return Ok(());
         }
         tries.push(said.join(", "));
+        std::thread::sleep(REST);
     }
     bail!("too slow {TRIES} times:\n{}", tries.join("\n"))
 }
@@ -296,6 +302,21 @@ impl Rack {
             .collect())
     }
 
+    /// Waits until `kubectl describe KIND NAME` says all of this: an event comes moments after what it tells of.
+    ///
+    /// # Errors
+    /// If it does not, with what it says instead.
+    pub fn describes(&self, kind: &str, name: &str, words: &[&str]) -> Result<()> {
+        eventually(PATIENCE, format!("kubectl describe {kind} {name}"), || {
+            let text = self.kubectl(&["describe", kind, name])?;
+            match words.iter().find(|word| !text.contains(**word)) {
+                Some(missing) => bail!("no {missing:?} in\n{text}"),
+                None => Ok(true),
+            }
+        })
+        .map(drop)
+    }
+
     /// Waits until a pod's phase is as said.
     ///
     /// # Errors
@@ -314,14 +335,19 @@ impl Rack {
         Ok(condition(&self.get(&["node", node])?, "Ready") == status)
     }
 
-    /// Waits until all three nodes are Ready.
+    /// Waits until all three nodes are Ready and open to new pods, which a node is only moments after it is Ready again.
     ///
     /// # Errors
-    /// If they are not after a minute.
+    /// If they are not within [`PATIENCE`].
     pub fn await_nodes(&self) -> Result<()> {
-        eventually(Duration::from_secs(60), "all nodes Ready", || {
-            let nodes = self.kubectl(&["get", "nodes", "--no-headers"])?;
-            Ok(nodes.matches(" Ready ").count() == 3)
+        eventually(PATIENCE, "all nodes Ready and without taints", || {
+            let nodes = self.get(&["nodes"])?;
+            let nodes = nodes["items"].as_array().context("no nodes")?;
+            let open = |node: &Value| node["spec"]["taints"].as_array().is_none_or(Vec::is_empty);
+            let well = nodes
+                .iter()
+                .filter(|node| condition(node, "Ready") == "True" && open(node));
+            Ok(well.count() == 3)
         })
         .map(drop)
     }

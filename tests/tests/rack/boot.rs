@@ -8,7 +8,7 @@ use minidc_image::{
     sample,
     seed::{Membership, Secret, Seed},
 };
-use minidc_tests::{Rack, eventually, workspace};
+use minidc_tests::{PATIENCE, Rack, eventually, workspace};
 
 use crate::names::guest;
 
@@ -70,9 +70,9 @@ impl<'r> Board<'r> {
         ))
     }
 
-    fn is_ready_within(&self, limit: Duration) -> Result<Duration> {
+    fn is_ready(&self) -> Result<Duration> {
         let what = format!("{NODE} to be Ready");
-        eventually(limit, &what, || self.rack.node_is(NODE, "True")).with_context(|| {
+        eventually(PATIENCE, &what, || self.rack.node_is(NODE, "True")).with_context(|| {
             let log = fs::read_to_string(self.kept("run.log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().rev().take(30).collect();
             format!("the log ends, last line first, with\n{}", lines.join("\n"))
@@ -126,9 +126,9 @@ fn a_board_becomes_a_node_by_its_seed_with_its_clock_in_1970_and_stays_it_after_
         !card.windows(token.len()).any(|bytes| bytes == token.as_bytes()),
         "the token is still on the card"
     );
-    board.is_ready_within(Duration::from_secs(60))?;
+    board.is_ready()?;
     let log = || fs::read_to_string(board.kept("run.log")).context("read the log");
-    eventually(Duration::from_secs(10), "the clock's being behind in the log", || {
+    eventually(PATIENCE, "the clock's being behind in the log", || {
         Ok(log()?.contains("clock is behind the control plane's"))
     })?;
     ensure!(
@@ -161,23 +161,26 @@ fn a_board_becomes_a_node_by_its_seed_with_its_clock_in_1970_and_stays_it_after_
         "spec": {"nodeName": NODE, "containers": [{"name": "web", "image": image, "imagePullPolicy": "Never"}]},
     });
     rack.kubectl_with(&["apply", "-f", "-"], &pod.to_string())?;
-    rack.wait_for_phase("on-seeded", "Running", Duration::from_secs(90))?;
+    rack.wait_for_phase("on-seeded", "Running", PATIENCE)?;
 
     board.boards.unplug(board.index)?;
-    eventually(Duration::from_secs(20), "the silence to be noticed", || {
+    eventually(PATIENCE, "the silence to be noticed", || {
         Ok(!rack.node_is(NODE, "True")?)
     })?;
     board.boards.plug(board.index, &minidc_rack::Silent)?;
     let said = board.start("")?;
     ensure!(said.lines().last() == Some(NODE), "{said}");
-    board.is_ready_within(Duration::from_secs(60))?;
+    board.is_ready()?;
     ensure!(uid()? == before, "it came back as another: {before} and {}", uid()?);
     // the pod was evicted while its node was silent; a new one runs where the old one's traces were
-    rack.kubectl(&["delete", "pod", "on-seeded", "--ignore-not-found", "--timeout=60s"])?;
+    rack.kubectl(&["delete", "pod", "on-seeded", "--ignore-not-found", "--timeout=120s"])?;
     rack.kubectl_with(&["apply", "-f", "-"], &pod.to_string())?;
-    rack.wait_for_phase("on-seeded", "Running", Duration::from_secs(90))?;
+    rack.wait_for_phase("on-seeded", "Running", PATIENCE)?;
     ensure!(rack.kubectl(&["logs", "on-seeded"]).is_ok());
-    let status = board.shell("minidc status 2>&1 | head -6")?;
-    ensure!(status.contains(NODE) && status.contains("connected"), "{status}");
-    Ok(())
+    eventually(PATIENCE, "its own word", || {
+        let status = board.shell("minidc status 2>&1 | head -6")?;
+        ensure!(status.contains(NODE) && status.contains("connected"), "{status}");
+        Ok(true)
+    })
+    .map(drop)
 }

@@ -4,11 +4,10 @@ use std::{
     collections::BTreeSet,
     io::Read,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use minidc_tests::{Rack, eventually, manifest, run};
+use minidc_tests::{PATIENCE, Rack, eventually, manifest, run};
 
 pub(crate) const ALL: &[crate::Promise] = &[
     (
@@ -50,9 +49,11 @@ pub(crate) const ALL: &[crate::Promise] = &[
 ];
 
 pub(crate) fn apply_web(rack: &Rack) -> Result<()> {
+    // a pod for each node
+    rack.await_nodes()?;
     rack.kubectl(&["apply", "-f", &manifest("web.yaml")])?;
-    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
-    eventually(Duration::from_secs(60), "three ready web pods", || {
+    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"])?;
+    eventually(PATIENCE, "three ready web pods", || {
         Ok(rack.ready_pods("app=web")?.len() == 3)
     })?;
     Ok(())
@@ -64,9 +65,9 @@ pub(crate) fn delete_web(rack: &Rack) -> Result<()> {
         "-f",
         &manifest("web.yaml"),
         "--ignore-not-found",
-        "--timeout=60s",
+        "--timeout=120s",
     ])?;
-    eventually(Duration::from_secs(60), "no web pods", || {
+    eventually(PATIENCE, "no web pods", || {
         Ok(rack
             .kubectl(&["get", "pods", "-l", "app=web", "-o", "name"])?
             .is_empty())
@@ -122,7 +123,7 @@ fn logs_follow_shows_what_is_written_next(rack: &Rack) -> Result<()> {
         }
         seen
     });
-    let asked = eventually(Duration::from_secs(60), "the request in the followed log", || {
+    let asked = eventually(PATIENCE, "the request in the followed log", || {
         // a request per round: each writes a line
         run(Command::new("curl").args([
             "-s",
@@ -162,7 +163,7 @@ fn exec_passes_input_output_and_exit_code(rack: &Rack) -> Result<()> {
 
 fn top_pods_shows_each_container(rack: &Rack) -> Result<()> {
     apply_web(rack)?;
-    eventually(Duration::from_secs(60), "three pods in kubectl top", || {
+    eventually(PATIENCE, "three pods in kubectl top", || {
         let table = rack.kubectl(&["top", "pods", "-l", "app=web", "--containers", "--no-headers"])?;
         Ok(table
             .lines()
@@ -185,9 +186,11 @@ fn applying_again_changes_nothing(rack: &Rack) -> Result<()> {
 fn scale_up_and_down_follows(rack: &Rack) -> Result<()> {
     apply_web(rack)?;
     rack.kubectl(&["scale", "deployment/web", "--replicas=6"])?;
-    eventually(Duration::from_secs(60), "six ready pods", || {
-        Ok(rack.ready_pods("app=web")?.len() == 6)
-    })?;
+    eventually(
+        PATIENCE,
+        "six ready pods",
+        || Ok(rack.ready_pods("app=web")?.len() == 6),
+    )?;
     let per_node = rack
         .ready_pods("app=web")?
         .into_iter()
@@ -197,7 +200,7 @@ fn scale_up_and_down_follows(rack: &Rack) -> Result<()> {
         });
     ensure!(per_node.values().all(|count| *count == 2), "not spread: {per_node:?}");
     rack.kubectl(&["scale", "deployment/web", "--replicas=3"])?;
-    eventually(Duration::from_secs(60), "three pods", || {
+    eventually(PATIENCE, "three pods", || {
         Ok(rack
             .kubectl(&["get", "pods", "-l", "app=web", "-o", "name"])?
             .lines()
@@ -212,13 +215,13 @@ fn rolling_update_replaces_every_pod_and_can_be_undone(rack: &Rack) -> Result<()
     let names = |pods: Vec<minidc_tests::ReadyPod>| pods.into_iter().map(|pod| pod.name).collect::<BTreeSet<_>>();
     let before = names(rack.ready_pods("app=web")?);
     rack.kubectl(&["set", "env", "deployment/web", "ROUND=2"])?;
-    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"])?;
     let after = names(rack.ready_pods("app=web")?);
     ensure!(after.len() == 3 && before.is_disjoint(&after), "{before:?} {after:?}");
     let pod = after.first().context("no pod")?;
     ensure!(rack.kubectl(&["exec", pod, "--", "sh", "-c", "echo $ROUND"])?.trim() == "2");
     rack.kubectl(&["rollout", "undo", "deployment/web"])?;
-    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"])?;
     let history = rack.kubectl(&["rollout", "history", "deployment/web"])?;
     ensure!(
         history
@@ -234,7 +237,7 @@ fn rolling_update_replaces_every_pod_and_can_be_undone(rack: &Rack) -> Result<()
 fn a_rollout_that_is_stuck_keeps_serving_and_can_be_undone(rack: &Rack) -> Result<()> {
     apply_web(rack)?;
     rack.kubectl(&["set", "image", "deployment/web", "web=minidc.local/nowhere:1"])?;
-    eventually(Duration::from_secs(60), "a pod that waits for its image", || {
+    eventually(PATIENCE, "a pod that waits for its image", || {
         let table = rack.kubectl(&["get", "pods", "-l", "app=web"])?;
         Ok(table.contains("ErrImagePull") || table.contains("ImagePullBackOff"))
     })?;
@@ -242,7 +245,7 @@ fn a_rollout_that_is_stuck_keeps_serving_and_can_be_undone(rack: &Rack) -> Resul
     let ready = rack.ready_pods("app=web")?.len();
     ensure!(ready >= 3, "only {ready} pods serve");
     rack.kubectl(&["rollout", "undo", "deployment/web"])?;
-    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    rack.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"])?;
     Ok(())
 }
 
@@ -255,10 +258,10 @@ fn drained_node_is_empty_and_stays_so_until_uncordoned(rack: &Rack) -> Result<()
             "--ignore-daemonsets",
             "--delete-emptydir-data",
             "--force",
-            "--timeout=60s",
+            "--timeout=120s",
         ])?;
         ensure!(rack.kubectl(&["get", "nodes"])?.contains("Ready,SchedulingDisabled"));
-        eventually(Duration::from_secs(60), "three ready pods on the other nodes", || {
+        eventually(PATIENCE, "three ready pods on the other nodes", || {
             let ready = rack.ready_pods("app=web")?;
             Ok(ready.len() == 3 && ready.iter().all(|pod| pod.node != "pi-3"))
         })?;
@@ -271,19 +274,16 @@ fn drained_node_is_empty_and_stays_so_until_uncordoned(rack: &Rack) -> Result<()
 
 fn describe_explains_what_happened(rack: &Rack) -> Result<()> {
     apply_web(rack)?;
-    let text = rack.kubectl(&["describe", "deployment", "web"])?;
-    for expected in [
+    let words = [
         "ScalingReplicaSet",
         "Available",
         "MinimumReplicasAvailable",
         "NewReplicaSetAvailable",
         "StrategyType:",
-    ] {
-        ensure!(text.contains(expected), "no {expected:?} in\n{text}");
-    }
+    ];
+    rack.describes("deployment", "web", &words)?;
     let pod = rack.ready_pods("app=web")?.pop().context("no pod")?;
-    let text = rack.kubectl(&["describe", "pod", &pod.name])?;
-    for expected in [
+    let words = [
         "Scheduled",
         "Successfully assigned default/",
         "Pulled",
@@ -292,15 +292,15 @@ fn describe_explains_what_happened(rack: &Rack) -> Result<()> {
         "Controlled By:",
         "ContainersReady",
         "QoS Class:",
-    ] {
-        ensure!(text.contains(expected), "no {expected:?} in\n{text}");
-    }
-    Ok(())
+    ];
+    rack.describes("pod", &pod.name, &words)
 }
 
 fn deleting_the_deployment_deletes_its_pods(rack: &Rack) -> Result<()> {
     apply_web(rack)?;
     delete_web(rack)?;
-    ensure!(rack.kubectl(&["get", "rs", "-o", "name"])?.is_empty());
-    Ok(())
+    eventually(PATIENCE, "no web replica sets", || {
+        Ok(rack.kubectl(&["get", "rs", "-l", "app=web", "-o", "name"])?.is_empty())
+    })
+    .map(drop)
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use minidc_tests::{Rack, condition, eventually, in_time, run};
+use minidc_tests::{PATIENCE, Rack, condition, eventually, in_time, run};
 
 use crate::deployments::{apply_web, delete_web};
 
@@ -74,11 +74,9 @@ fn cut_power_of_the_third(rack: &Rack) -> Result<[Duration; 2]> {
     ensure!(before.iter().any(|pod| pod.node == "pi-3"), "{before:?}");
     let cut = Instant::now();
     rack.rack("unplug", &["pi-3"])?;
-    eventually(Duration::from_secs(60), "pi-3 NotReady", || {
-        Ok(!rack.node_is("pi-3", "True")?)
-    })?;
+    eventually(PATIENCE, "pi-3 NotReady", || Ok(!rack.node_is("pi-3", "True")?))?;
     let unready = cut.elapsed();
-    eventually(Duration::from_secs(60), "three ready pods elsewhere", || {
+    eventually(PATIENCE, "three ready pods elsewhere", || {
         let pods = rack.ready_pods("app=web")?;
         Ok(pods.len() == 3 && pods.iter().all(|pod| pod.node != "pi-3"))
     })?;
@@ -86,20 +84,14 @@ fn cut_power_of_the_third(rack: &Rack) -> Result<[Duration; 2]> {
     ensure!(led(rack, "pi-3")?.contains("dark"), "{}", led(rack, "pi-3")?);
 
     rack.rack("plug", &["pi-3"])?;
-    eventually(Duration::from_secs(60), "pi-3 Ready again", || {
-        rack.node_is("pi-3", "True")
-    })?;
-    eventually(Duration::from_secs(60), "the old pod gone", || {
+    eventually(PATIENCE, "the old pod gone", || {
         let pods = rack.kubectl(&["get", "pods", "-l", "app=web", "-o", "name"])?;
         Ok(pods.lines().count() == 3)
     })?;
-    eventually(Duration::from_secs(60), "pi-3's LED healthy", || {
+    eventually(PATIENCE, "pi-3's LED healthy", || {
         Ok(!led(rack, "pi-3")?.contains("dark"))
     })?;
-    eventually(Duration::from_secs(60), "pi-3 without taints", || {
-        let taints = rack.kubectl(&["get", "node", "pi-3", "-o", "jsonpath={.spec.taints}"])?;
-        Ok(taints.is_empty())
-    })?;
+    rack.await_nodes()?;
     delete_web(rack)?;
     Ok([unready, replaced])
 }
@@ -121,13 +113,13 @@ fn killed_agent_comes_back_and_its_containers_kept_running(rack: &Rack) -> Resul
     let before = started(rack)?;
     let uptime = rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])?;
     rack.kill_minidc("pi-2")?;
-    eventually(Duration::from_secs(60), "the agent on pi-2 talks again", || {
+    eventually(PATIENCE, "the agent on pi-2 talks again", || {
         let pod = rack.ready_pods("app=web")?.into_iter().find(|pod| pod.node == "pi-2");
         Ok(rack
             .kubectl(&["exec", &pod.context("no pod on pi-2")?.name, "--", "true"])
             .is_ok())
     })?;
-    ensure!(rack.node_is("pi-2", "True")?);
+    rack.await_nodes()?;
     ensure!(started(rack)? == before, "before:\n{before}after:\n{}", started(rack)?);
     ensure!(
         rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])? == uptime,
@@ -151,11 +143,11 @@ fn kill_control_plane(rack: &Rack) -> Result<Duration> {
     }
     rack.kill_minidc("pi-1")?;
     let killed = Instant::now();
-    eventually(Duration::from_secs(60), "the API answers", || {
+    eventually(PATIENCE, "the API answers", || {
         Ok(rack.kubectl(&["get", "--raw", "/readyz"]).is_ok())
     })?;
     println!("the API answered after {:.1?}", killed.elapsed());
-    eventually(Duration::from_secs(60), "all nodes linked again", || {
+    eventually(PATIENCE, "all nodes linked again", || {
         let metrics = rack.kubectl(&["get", "--raw", "/apis/metrics.k8s.io/v1beta1/nodes"])?;
         Ok(metrics.matches("\"pi-").count() >= 3)
     })?;
@@ -163,12 +155,7 @@ fn kill_control_plane(rack: &Rack) -> Result<Duration> {
     for round in 0..10 {
         rack.kubectl(&["delete", "configmap", &format!("kept-{round}")])?;
     }
-    ensure!(
-        rack.kubectl(&["get", "nodes", "--no-headers"])?
-            .matches(" Ready ")
-            .count()
-            == 3
-    );
+    rack.await_nodes()?;
     ensure!(started(rack)? == before, "before:\n{before}after:\n{}", started(rack)?);
     Ok(linked)
 }
@@ -182,15 +169,15 @@ fn a_node_without_control_plane_keeps_its_pods_and_says_so(rack: &Rack) -> Resul
         .context("no pod on pi-2")?;
     let process = rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])?;
     rack.rack("unplug", &["pi-1"])?;
-    eventually(
-        Duration::from_secs(60),
-        "pi-2's LEDs say that the control plane is away",
-        || Ok(led(rack, "pi-2")?.contains("away")),
-    )?;
-    // also across its own restart, with nobody to ask
-    rack.kill_minidc("pi-2")?;
-    eventually(Duration::from_secs(60), "pi-2's LEDs say so after its restart", || {
+    eventually(PATIENCE, "pi-2's LEDs say that the control plane is away", || {
         Ok(led(rack, "pi-2")?.contains("away"))
+    })?;
+    // also across its own restart, with nobody to ask
+    let agent = || rack.in_node("pi-2", &["pgrep", "-xP", "1", "minidc"]);
+    let killed = agent()?;
+    rack.kill_minidc("pi-2")?;
+    eventually(PATIENCE, "pi-2's LEDs say so after its restart", || {
+        Ok(agent()? != killed && led(rack, "pi-2")?.contains("away"))
     })?;
     ensure!(
         rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])? == process,
@@ -204,7 +191,7 @@ fn a_node_without_control_plane_keeps_its_pods_and_says_so(rack: &Rack) -> Resul
         rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])? == process,
         "the pod was restarted on return"
     );
-    eventually(Duration::from_secs(60), "three ready pods", || {
+    eventually(PATIENCE, "three ready pods", || {
         Ok(rack.ready_pods("app=web")?.len() == 3)
     })
     .map(drop)
@@ -218,11 +205,9 @@ fn a_control_plane_whose_own_cable_is_out_evicts_nobody(rack: &Rack) -> Result<(
     let boards = minidc_rack::Rack::open(&rack.name)?;
     boards.cut_cable(1)?;
     // the host reaches pi-1 over that cable too: what happens meanwhile is seen afterwards
-    let asked = eventually(
-        Duration::from_secs(20),
-        "the others say that the control plane is away",
-        || Ok(led(rack, "pi-2")?.contains("away") && led(rack, "pi-3")?.contains("away")),
-    );
+    let asked = eventually(PATIENCE, "the others say that the control plane is away", || {
+        Ok(led(rack, "pi-2")?.contains("away") && led(rack, "pi-3")?.contains("away"))
+    });
     // longer than silence and toleration together
     std::thread::sleep(Duration::from_secs(10));
     boards.join_cable(1)?;
@@ -236,7 +221,7 @@ fn killed_containerd_keeps_pods_running(rack: &Rack) -> Result<()> {
     apply_web(rack)?;
     let process = rack.in_node("pi-2", &["pgrep", "-o", "-f", "httpd -f"])?;
     rack.in_node("pi-2", &["pkill", "-KILL", "-x", "containerd"])?;
-    eventually(Duration::from_secs(60), "exec works again on pi-2", || {
+    eventually(PATIENCE, "exec works again on pi-2", || {
         let pod = rack
             .ready_pods("app=web")?
             .into_iter()
@@ -256,12 +241,12 @@ fn a_power_cut_of_the_control_plane_loses_nothing(rack: &Rack) -> Result<()> {
     rack.kubectl(&["create", "configmap", "survivor", "--from-literal=k=v"])?;
     rack.rack("unplug", &["pi-1"])?;
     rack.rack("plug", &["pi-1"])?;
-    eventually(Duration::from_secs(60), "the API answers", || {
+    eventually(PATIENCE, "the API answers", || {
         Ok(rack.kubectl(&["get", "--raw", "/readyz"]).is_ok())
     })?;
     rack.kubectl(&["delete", "configmap", "survivor"])?;
     rack.await_nodes()?;
-    eventually(Duration::from_secs(60), "three ready pods", || {
+    eventually(PATIENCE, "three ready pods", || {
         Ok(rack.ready_pods("app=web")?.len() == 3)
     })?;
     delete_web(rack)
@@ -286,19 +271,15 @@ fn a_control_plane_at_a_new_address_is_found_and_nobody_is_evicted(rack: &Rack) 
     // Avahi forgets its announcements when it ends, and tells nobody who only announces
     rack.in_node("pi-1", &["pkill", "-KILL", "-x", "avahi-daemon"])?;
     let connected_to = |address: &str| {
-        eventually(
-            Duration::from_secs(60),
-            format!("the nodes are linked to {address}"),
-            || {
-                let mut all = true;
-                for node in ["pi-2", "pi-3"] {
-                    all &= rack
-                        .in_node(node, &["minidc", "status"])?
-                        .contains(&format!("connected to {address}:"));
-                }
-                Ok(all)
-            },
-        )
+        eventually(PATIENCE, format!("the nodes are linked to {address}"), || {
+            let mut all = true;
+            for node in ["pi-2", "pi-3"] {
+                all &= rack
+                    .in_node(node, &["minidc", "status"])?
+                    .contains(&format!("connected to {address}:"));
+            }
+            Ok(all)
+        })
     };
     move_control_plane(rack, &boards, &new)?;
     // the host's kubeconfig names the old address: what happens meanwhile is seen afterwards
@@ -321,22 +302,24 @@ fn an_older_store_changes_nothing_until_it_is_adopted(rack: &Rack) -> Result<()>
         run(Command::new("rm").arg("-rf").arg(to))?;
         run(Command::new("cp").arg("-a").arg(from).arg(to))?;
         boards.release_service(1, "minidc")?;
-        eventually(Duration::from_secs(60), "the API answers", || {
+        eventually(PATIENCE, "the API answers", || {
             Ok(rack.kubectl(&["get", "--raw", "/readyz"]).is_ok())
         })
         .map(drop)
     };
     replace(&store, &copy)?;
     rack.kubectl(&["scale", "deployment", "web", "--replicas=6"])?;
-    eventually(Duration::from_secs(60), "six ready pods", || {
-        Ok(rack.ready_pods("app=web")?.len() == 6)
-    })?;
+    eventually(
+        PATIENCE,
+        "six ready pods",
+        || Ok(rack.ready_pods("app=web")?.len() == 6),
+    )?;
     let servers = || rack.in_node("pi-2", &["pgrep", "-f", "httpd -f"]);
     let running = servers()?;
 
     replace(&copy, &store)?;
     let waits = |wanted: &str| {
-        eventually(Duration::from_secs(60), format!("ForeignStore={wanted}"), || {
+        eventually(PATIENCE, format!("ForeignStore={wanted}"), || {
             let mut all = true;
             for node in ["pi-1", "pi-2", "pi-3"] {
                 all &= condition(&rack.get(&["node", node])?, "ForeignStore") == wanted;
@@ -345,26 +328,26 @@ fn an_older_store_changes_nothing_until_it_is_adopted(rack: &Rack) -> Result<()>
         })
     };
     waits("True")?;
-    ensure!(led(rack, "pi-2")?.contains("foreign-store"), "{}", led(rack, "pi-2")?);
+    eventually(PATIENCE, "pi-2's LEDs say so", || {
+        let said = led(rack, "pi-2")?;
+        ensure!(said.contains("foreign-store"), "{said}");
+        Ok(true)
+    })?;
     ensure!(servers()? == running, "something was stopped or started");
     for node in ["pi-1", "pi-2", "pi-3"] {
         rack.in_node(node, &["minidc", "node", "adopt"])?;
     }
     waits("False")?;
-    eventually(
-        Duration::from_secs(60),
-        "what the older store knows, and no more",
-        || {
-            let mut count = 0;
-            for node in ["pi-1", "pi-2", "pi-3"] {
-                count += rack
-                    .in_node(node, &["sh", "-c", "pgrep -f '[h]ttpd -f' || true"])?
-                    .lines()
-                    .count();
-            }
-            Ok(rack.ready_pods("app=web")?.len() == 3 && count == 3)
-        },
-    )?;
+    eventually(PATIENCE, "what the older store knows, and no more", || {
+        let mut count = 0;
+        for node in ["pi-1", "pi-2", "pi-3"] {
+            count += rack
+                .in_node(node, &["sh", "-c", "pgrep -f '[h]ttpd -f' || true"])?
+                .lines()
+                .count();
+        }
+        Ok(rack.ready_pods("app=web")?.len() == 3 && count == 3)
+    })?;
     std::fs::remove_dir_all(copy)?;
     delete_web(rack)
 }

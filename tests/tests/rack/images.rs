@@ -1,9 +1,7 @@
 //! Images without a registry.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
-use minidc_tests::{Rack, eventually};
+use minidc_tests::{PATIENCE, Rack, eventually};
 
 pub(crate) const ALL: &[crate::Promise] = &[
     ("image_import_reaches_every_node", image_import_reaches_every_node),
@@ -22,6 +20,7 @@ fn archive(rack: &Rack, directory: &tempfile::TempDir, reference: &str) -> Resul
 }
 
 fn image_import_reaches_every_node(rack: &Rack) -> Result<()> {
+    rack.await_nodes()?;
     let directory = tempfile::tempdir()?;
     let printed = rack.minidc(&[
         "image",
@@ -43,22 +42,22 @@ fn image_import_reaches_every_node(rack: &Rack) -> Result<()> {
 fn a_node_that_was_away_catches_up_with_imports(rack: &Rack) -> Result<()> {
     let directory = tempfile::tempdir()?;
     rack.rack("unplug", &["pi-3"])?;
-    eventually(Duration::from_secs(60), "pi-3 NotReady", || {
-        Ok(!rack.node_is("pi-3", "True")?)
-    })?;
-    let printed = rack.minidc(&["image", "import", &archive(rack, &directory, "example.local/later:1")?])?;
+    eventually(PATIENCE, "pi-3 NotReady", || Ok(!rack.node_is("pi-3", "True")?))?;
+    let imported =
+        archive(rack, &directory, "example.local/later:1").and_then(|path| rack.minidc(&["image", "import", &path]));
     rack.rack("plug", &["pi-3"])?;
+    let printed = imported?;
     ensure!(
         printed.contains("on pi-1, pi-2") && printed.contains("missed pi-3: away"),
         "{printed}"
     );
-    eventually(Duration::from_secs(60), "the image on pi-3", || {
+    eventually(PATIENCE, "the image on pi-3", || {
         Ok(rack
             .in_node("pi-3", &["ctr", "-n", "k8s.io", "images", "ls", "-q"])?
             .contains("example.local/later:1"))
     })?;
-    eventually(Duration::from_secs(60), "pi-3 Ready", || rack.node_is("pi-3", "True"))?;
-    eventually(Duration::from_secs(60), "pi-3 in image list", || {
+    eventually(PATIENCE, "pi-3 Ready", || rack.node_is("pi-3", "True"))?;
+    eventually(PATIENCE, "pi-3 in image list", || {
         let table = rack.minidc(&["image", "list"])?;
         Ok(table
             .lines()

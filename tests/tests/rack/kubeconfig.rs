@@ -3,11 +3,10 @@
 use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use minidc_tests::{Rack, eventually, minidc};
+use minidc_tests::{PATIENCE, Rack, eventually, minidc};
 
 use crate::{failures::move_control_plane, names::guest};
 
@@ -70,15 +69,18 @@ fn server_in(path: &Path) -> Result<String> {
 fn a_laptop_with_the_identity_gets_a_kubeconfig_that_works_without_dns(rack: &Rack) -> Result<()> {
     let home = equip(rack)?;
     let boards = minidc_rack::Rack::open(&rack.name)?;
-    on_laptop(rack, &format!("kubeconfig --output {HOME}/kubeconfig"))?;
+    on_laptop(rack, &format!("kubeconfig --output {HOME}/kubeconfig --timeout 2m"))?;
     let address = format!("{}:6443", boards.node_address(1));
     let kept = home.join("minidc/clusters").join(&rack.name).join("kubeconfig");
     for file in [&home.join("kubeconfig"), &kept] {
         ensure!(server_in(file)? == address, "{}", server_in(file)?);
         ensure!(std::fs::metadata(file)?.permissions().mode() & 0o777 == 0o600);
     }
-    let nodes = kubectl_on_laptop(rack, &format!("{HOME}/kubeconfig"))?;
-    ensure!(nodes.matches(" Ready ").count() == 3, "{nodes}");
+    eventually(PATIENCE, "three Ready nodes, seen from the laptop", || {
+        let nodes = kubectl_on_laptop(rack, &format!("{HOME}/kubeconfig"))?;
+        ensure!(nodes.matches(" Ready ").count() == 3, "{nodes}");
+        Ok(true)
+    })?;
     // the name in the certificate counts, not the address: as through a tunnel
     let printed = on_laptop(rack, &format!("kubeconfig --server {address}"))?;
     ensure!(
@@ -102,7 +104,7 @@ fn a_laptop_finds_the_rack_again_at_a_new_address(rack: &Rack) -> Result<()> {
     );
     rack.in_node("laptop", &["env", "-u", "KUBECONFIG", "sh", "-c", &script])?;
     let leads_to = |address: &str| {
-        eventually(Duration::from_secs(60), format!("the file leads to {address}"), || {
+        eventually(PATIENCE, format!("the file leads to {address}"), || {
             let server = server_in(&home.join("followed"))?;
             ensure!(server == format!("{address}:6443"), "{server}");
             Ok(kubectl_on_laptop(rack, &format!("{HOME}/followed")).is_ok())
@@ -146,12 +148,16 @@ fn another_cluster_of_the_same_name_is_not_taken_for_ours(rack: &Rack) -> Result
             format!("cd {HOME}; XDG_CONFIG_HOME={HOME}/other ./program kubeconfig {arguments} 2>&1 && exit 1; exit 0");
         rack.in_node("laptop", &["env", "-u", "KUBECONFIG", "sh", "-c", &script])
     };
-    let found = refused("--timeout 10s")?;
-    ensure!(
-        found.contains(&format!("a cluster named {} is on this network", rack.name))
-            && found.contains("its CA is not the one"),
-        "{found}"
-    );
+    // it looks for its own until its time is up, and may not even have heard of the other by then
+    eventually(PATIENCE, "what is said of the other cluster", || {
+        let found = refused("--timeout 10s")?;
+        ensure!(
+            found.contains(&format!("a cluster named {} is on this network", rack.name))
+                && found.contains("its CA is not the one"),
+            "{found}"
+        );
+        Ok(true)
+    })?;
     let address = minidc_rack::Rack::open(&rack.name)?.node_address(1);
     let named = refused(&format!("--server {address}"))?;
     ensure!(named.contains("it has another CA"), "{named}");

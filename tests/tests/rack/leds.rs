@@ -1,13 +1,9 @@
 //! The lights: what the recorded levels of the pins say, compared with what is so, and how soon.
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use minidc_tests::{Rack, condition, eventually, in_time};
+use minidc_tests::{PATIENCE, Rack, condition, eventually, in_time};
 
 use crate::Promise;
 
@@ -32,6 +28,10 @@ pub(crate) const ALL: &[Promise] = &[
 
 /// From a fact that the node knows to its lights.
 const SOON: Duration = Duration::from_secs(1);
+/// From the last that an agent does to the word that its lights stand still.
+const STILL: Duration = Duration::from_millis(3600);
+/// From somebody's wish to see a board to its lights.
+const AT_ONCE: Duration = Duration::from_secs(3);
 
 fn log(rack: &Rack, node: &str) -> Result<String> {
     rack.in_node(node, &["cat", "/run/minidc/leds.log"])
@@ -110,17 +110,17 @@ fn levels(rack: &Rack, node: &str) -> Result<[bool; 3]> {
     Ok(["17", "27", "22"].map(last))
 }
 
-fn says(rack: &Rack, node: &str, words: &str, limit: Duration) -> Result<Duration> {
-    eventually(
-        limit,
-        format!("{node}: {words} (it says {:?})", said(rack, node)),
-        || Ok(said(rack, node)? == words),
-    )
+fn says(rack: &Rack, node: &str, words: &str) -> Result<Duration> {
+    eventually(PATIENCE, format!("{node}: {words}"), || {
+        let said = said(rack, node)?;
+        ensure!(said == words, "it says {said:?}");
+        Ok(true)
+    })
 }
 
 /// Waits until a board says nothing but that it is well, with or without load.
 fn well(rack: &Rack, node: &str) -> Result<()> {
-    eventually(Duration::from_secs(60), format!("{node} well"), || {
+    eventually(PATIENCE, format!("{node} well"), || {
         let said = said(rack, node)?;
         Ok(said == "ready" || said.starts_with("busy"))
     })
@@ -128,12 +128,26 @@ fn well(rack: &Rack, node: &str) -> Result<()> {
 }
 
 fn reads(rack: &Rack, node: &str, state: &str) -> Result<()> {
-    eventually(
-        Duration::from_secs(30),
-        format!("the pattern of {state} on {node}"),
-        || Ok(read_off(rack, node)? == Some(state)),
-    )
+    eventually(PATIENCE, format!("the pattern of {state} on {node}"), || {
+        Ok(read_off(rack, node)? == Some(state))
+    })
     .map(drop)
+}
+
+/// Lets pi-2 show a reason for so many seconds, within which its pattern and its levels are to be read off.
+fn shows(rack: &Rack, seconds: u64, reason: &str, state: &str, lit: [bool; 3]) -> Result<()> {
+    let time = seconds.to_string();
+    let (seen, shown) = std::thread::scope(|scope| {
+        let walk = scope.spawn(|| rack.in_node("pi-2", &["minidc", "led", "test", "--seconds", &time, reason]));
+        let what = format!("{reason} looks like {state}, with the levels {lit:?}");
+        let seen = eventually(Duration::from_secs(seconds), what, || {
+            Ok(read_off(rack, "pi-2")? == Some(state) && levels(rack, "pi-2")? == lit)
+        });
+        (seen, walk.join())
+    });
+    let shown = shown.map_err(|_| anyhow::anyhow!("panicked"))??;
+    ensure!(shown.contains("the agent on this board shows"), "{shown}");
+    seen.map(drop)
 }
 
 fn states_can_be_read_off(rack: &Rack) -> Result<()> {
@@ -147,20 +161,15 @@ fn states_can_be_read_off(rack: &Rack) -> Result<()> {
         ("searching", "joining", [true, true, false]),
         ("halting", "halting", [true, true, true]),
     ] {
-        let shown = std::thread::scope(|scope| {
-            let walk = scope.spawn(|| rack.in_node("pi-2", &["minidc", "led", "test", "--seconds", "9", reason]));
-            let outcome = reads(rack, "pi-2", state).and_then(|()| {
-                eventually(Duration::from_secs(5), format!("{lit:?} for {reason}"), || {
-                    Ok(levels(rack, "pi-2")? == lit)
-                })
-            });
-            let walked = walk.join().map_err(|_| anyhow::anyhow!("panicked"))?;
-            outcome.and(walked)
-        })?;
-        ensure!(shown.contains("the agent on this board shows"), "{shown}");
+        // a light that a busy machine switches late is not of the pattern: then longer
+        let shown = |seconds| shows(rack, seconds, reason, state, lit);
+        shown(9).or_else(|_| shown(30)).or_else(|_| shown(90))?;
     }
-    let drawn = rack.in_node("pi-2", &["minidc", "led", "show", "--once"])?;
-    ensure!(!drawn.contains("still"), "{drawn}");
+    eventually(PATIENCE, "lights that move", || {
+        let drawn = rack.in_node("pi-2", &["minidc", "led", "show", "--once"])?;
+        ensure!(!drawn.contains("still"), "{drawn}");
+        Ok(true)
+    })?;
     well(rack, "pi-2")
 }
 
@@ -169,12 +178,12 @@ fn a_crash_loop_shows_and_goes(rack: &Rack) -> Result<()> {
         containers:\n  - {name: c, image: minidc.local/web:1, command: [\"/bin/false\"]}\n";
     rack.kubectl_with(&["apply", "-f", "-"], pod)?;
     let outcome = (|| -> Result<()> {
-        says(rack, "pi-2", "degraded (pods-failing)", Duration::from_secs(60))?;
+        says(rack, "pi-2", "degraded (pods-failing)")?;
         reads(rack, "pi-2", "degraded")?;
-        eventually(Duration::from_secs(20), "the condition BoardHealthy", || {
+        eventually(PATIENCE, "the condition BoardHealthy", || {
             Ok(condition(&rack.get(&["node", "pi-2"])?, "BoardHealthy") == "False")
         })?;
-        eventually(Duration::from_secs(20), "the column LED", || {
+        eventually(PATIENCE, "the column LED", || {
             let table = rack.kubectl(&["get", "nodes", "-o", "wide"])?;
             Ok(table.contains("LED") && table.contains("degraded (pods-failing)"))
         })?;
@@ -183,7 +192,7 @@ fn a_crash_loop_shows_and_goes(rack: &Rack) -> Result<()> {
     rack.kubectl(&["delete", "pod", "crasher", "--wait=true"])?;
     outcome?;
     well(rack, "pi-2")?;
-    eventually(Duration::from_secs(30), "BoardHealthy again", || {
+    eventually(PATIENCE, "BoardHealthy again", || {
         Ok(condition(&rack.get(&["node", "pi-2"])?, "BoardHealthy") == "True")
     })
     .map(drop)
@@ -210,13 +219,13 @@ fn an_overloaded_board_is_busy(rack: &Rack) -> Result<()> {
     let cores = std::thread::available_parallelism()?.get();
     // named, so that they can be ended by name
     let burn = format!(
-        "cp /bin/dash /tmp/burn; for i in $(seq {}); do timeout 20 /tmp/burn -c 'while :; do :; done' & done; wait",
+        "cp /bin/dash /tmp/burn; for i in $(seq {}); do timeout 120 /tmp/burn -c 'while :; do :; done' & done; wait",
         cores * 2
     );
     prefer(rack, "pi-3", true);
     let outcome = std::thread::scope(|scope| {
         let load = scope.spawn(|| rack.in_node("pi-3", &["sh", "-c", &burn]));
-        let outcome = says(rack, "pi-3", "busy (cpu)", Duration::from_secs(15)).and_then(|_| {
+        let outcome = says(rack, "pi-3", "busy (cpu)").and_then(|_| {
             let node = rack.get(&["node", "pi-3"])?;
             ensure!(!node.to_string().contains("busy"), "load was stored: {node}");
             Ok(())
@@ -227,7 +236,7 @@ fn an_overloaded_board_is_busy(rack: &Rack) -> Result<()> {
     });
     prefer(rack, "pi-3", false);
     outcome?;
-    says(rack, "pi-3", "ready", Duration::from_secs(15)).map(drop)
+    says(rack, "pi-3", "ready").map(drop)
 }
 
 /// A disk of its own for a node's data is not there on a rack; what the kubelet measures is the file system that all share, so
@@ -237,13 +246,13 @@ fn a_full_disk_shows_and_goes(rack: &Rack) -> Result<()> {
     let agent = "/var/lib/minidc/agent";
     let inside = |script: &str| rack.in_node("pi-2", &["sh", "-ec", script]);
     inside(&format!(
-        "mkdir /tmp/small; mount -t tmpfs -o size=40m small /tmp/small; cp -a {agent}/. /tmp/small/; mount --move /tmp/small {agent}"
+        "mkdir -p /tmp/small; mount -t tmpfs -o size=40m small /tmp/small; cp -a {agent}/. /tmp/small/; mount --move /tmp/small {agent}"
     ))?;
     let outcome = (|| -> Result<()> {
         rack.kill_minidc("pi-2")?;
         well(rack, "pi-2").ok();
         inside(&format!("head -c 39m /dev/zero >{agent}/full || true"))?;
-        says(rack, "pi-2", "degraded (disk-pressure)", Duration::from_secs(30))?;
+        says(rack, "pi-2", "degraded (disk-pressure)")?;
         reads(rack, "pi-2", "degraded")?;
         inside(&format!("rm {agent}/full"))?;
         Ok(())
@@ -252,53 +261,55 @@ fn a_full_disk_shows_and_goes(rack: &Rack) -> Result<()> {
     rack.kill_minidc("pi-2")?;
     outcome?;
     well(rack, "pi-2")?;
-    eventually(Duration::from_secs(60), "pi-2 Ready", || rack.node_is("pi-2", "True")).map(drop)
+    eventually(PATIENCE, "pi-2 Ready", || rack.node_is("pi-2", "True")).map(drop)
 }
 
 fn a_lost_node_shows_on_the_control_plane(rack: &Rack) -> Result<()> {
     well(rack, "pi-1")?;
     in_time([("NotReady to the lights of the control plane", SOON)], || {
         rack.rack("unplug", &["pi-3"])?;
-        eventually(Duration::from_secs(60), "pi-3 NotReady", || {
-            Ok(!rack.node_is("pi-3", "True")?)
-        })?;
-        let took = says(rack, "pi-1", "lost (node-lost)", Duration::from_secs(10))?;
-        let table = rack.kubectl(&["get", "node", "pi-3", "-o", "wide"])?;
-        ensure!(table.contains("Unknown"), "{table}");
+        eventually(PATIENCE, "pi-3 NotReady", || Ok(!rack.node_is("pi-3", "True")?))?;
+        let took = says(rack, "pi-1", "lost (node-lost)");
+        let table = rack.kubectl(&["get", "node", "pi-3", "-o", "wide"]);
         rack.rack("plug", &["pi-3"])?;
-        eventually(Duration::from_secs(60), "pi-3 Ready again", || {
-            rack.node_is("pi-3", "True")
-        })?;
+        let (took, table) = (took?, table?);
+        ensure!(table.contains("Unknown"), "{table}");
+        rack.await_nodes()?;
         well(rack, "pi-1")?;
         Ok([took])
     })
 }
 
 fn a_dead_agent_does_not_look_alive(rack: &Rack) -> Result<()> {
+    let promised = [("a stopped agent to lights that are told to stand still", STILL)];
+    in_time(promised, || Ok([stop_agent(rack)?]))?;
+    // what systemd does when the process has been killed: it leaves the lights standing still
+    let refused = rack.in_node("pi-2", &["minidc", "led", "fault"]);
+    ensure!(refused.is_err_and(|error| error.to_string().contains("has the lights")));
+    rack.await_nodes()
+}
+
+/// Stops the agent of pi-2 and lets it go on; the time until its lights were seen to stand still.
+fn stop_agent(rack: &Rack) -> Result<Duration> {
     well(rack, "pi-2")?;
     // stopped: nothing of it runs any more, the thread of the lights neither
     rack.in_node("pi-2", &["pkill", "-STOP", "-x", "minidc"])?;
-    let stopped = Instant::now();
-    let outcome = (|| -> Result<()> {
-        let took = eventually(Duration::from_secs(10), "pi-2's lights stand still", || {
+    let outcome = (|| -> Result<Duration> {
+        let took = eventually(PATIENCE, "pi-2's lights stand still", || {
             Ok(line(rack, "pi-2")?.contains("still"))
         })?;
         let frozen = log(rack, "pi-2")?;
         std::thread::sleep(Duration::from_secs(2));
         ensure!(log(rack, "pi-2")? == frozen, "a stopped agent moved its lights");
-        ensure!(took < Duration::from_millis(3600), "still only after {took:?}");
-        Ok(())
+        Ok(took)
     })();
     rack.in_node("pi-2", &["pkill", "-CONT", "-x", "minidc"])?;
-    outcome.with_context(|| format!("{:?} after the signal", stopped.elapsed()))?;
+    let took = outcome?;
     well(rack, "pi-2")?;
-    eventually(Duration::from_secs(10), "pi-2's lights move again", || {
+    eventually(PATIENCE, "pi-2's lights move again", || {
         Ok(!line(rack, "pi-2")?.contains("still"))
     })?;
-    // what systemd does when the process has been killed: it leaves the lights standing still
-    let refused = rack.in_node("pi-2", &["minidc", "led", "fault"]);
-    ensure!(refused.is_err_and(|error| error.to_string().contains("has the lights")));
-    eventually(Duration::from_secs(60), "pi-2 Ready", || rack.node_is("pi-2", "True")).map(drop)
+    Ok(took)
 }
 
 fn line(rack: &Rack, node: &str) -> Result<String> {
@@ -308,16 +319,25 @@ fn line(rack: &Rack, node: &str) -> Result<String> {
 }
 
 fn a_board_shows_itself(rack: &Rack) -> Result<()> {
-    rack.kubectl(&["annotate", "node", "pi-3", "minidc.dev/locate=true"])?;
-    says(rack, "pi-3", "locate", Duration::from_secs(3))?;
-    reads(rack, "pi-3", "locate")?;
-    rack.minidc(&["locate", "pi-3", "--stop"])?;
-    well(rack, "pi-3")?;
-    let printed = rack.minidc(&["locate", "pi-2"])?;
-    ensure!(printed.contains("pi-2"), "{printed}");
-    says(rack, "pi-2", "locate", Duration::from_secs(3))?;
-    rack.minidc(&["locate", "pi-2", "--stop"])?;
-    well(rack, "pi-2")?;
+    in_time(
+        [
+            ("kubectl annotate to locate", AT_ONCE),
+            ("minidc locate to locate", AT_ONCE),
+        ],
+        || {
+            rack.kubectl(&["annotate", "node", "pi-3", "minidc.dev/locate=true"])?;
+            let annotated = says(rack, "pi-3", "locate")?;
+            reads(rack, "pi-3", "locate")?;
+            rack.minidc(&["locate", "pi-3", "--stop"])?;
+            well(rack, "pi-3")?;
+            let printed = rack.minidc(&["locate", "pi-2"])?;
+            ensure!(printed.contains("pi-2"), "{printed}");
+            let asked = says(rack, "pi-2", "locate")?;
+            rack.minidc(&["locate", "pi-2", "--stop"])?;
+            well(rack, "pi-2")?;
+            Ok([annotated, asked])
+        },
+    )?;
     if rack.minidc(&["locate", "pi-9"]).is_ok() {
         bail!("a node that does not exist was found");
     }

@@ -1,9 +1,7 @@
 //! Names for people: what a laptop on the rack's network opens with nothing configured.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, ensure};
-use minidc_tests::{Rack, eventually};
+use anyhow::{Context, Result, bail, ensure};
+use minidc_tests::{PATIENCE, Rack, eventually};
 use serde_json::Value;
 
 use crate::services::apply;
@@ -27,9 +25,6 @@ pub(crate) const ALL: &[crate::Promise] = &[
         a_name_goes_with_its_service_and_comes_back_with_avahi,
     ),
 ];
-
-/// A name that moves is announced again after a second; one that was refused is asked for again within a minute.
-const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Kubernetes' own label for nodes that no load balancer is to use.
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -79,24 +74,45 @@ fn delete(rack: &Rack, namespace: &str, name: &str) -> Result<()> {
 
 /// The node that announces a Service, and its address.
 fn announcer(rack: &Rack, name: &str) -> Result<(String, String)> {
-    let service = rack.get(&["service", name])?;
-    let text = |pointer: &str| service.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    Ok((
-        text("/metadata/annotations/minidc.dev~1announced-by").context("announced by nobody")?,
-        text("/status/loadBalancer/ingress/0/ip").context("no address")?,
-    ))
+    let mut found = None;
+    eventually(PATIENCE, format!("somebody announces {name}"), || {
+        let service = rack.get(&["service", name])?;
+        let text = |pointer: &str| service.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        found = Some((
+            text("/metadata/annotations/minidc.dev~1announced-by").context("announced by nobody")?,
+            text("/status/loadBalancer/ingress/0/ip").context("no address")?,
+        ));
+        Ok(true)
+    })?;
+    found.context("nothing")
+}
+
+/// The first IPv4 address that a machine finds for a name within Avahi's five seconds; `None` if it hears of none.
+fn resolve_once(rack: &Rack, machine: &str, name: &str) -> Result<Option<String>> {
+    let answer = rack.in_node(
+        machine,
+        &["sh", "-c", &format!("avahi-resolve-host-name -4 {name} 2>&1")],
+    )?;
+    match answer.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, address] => Ok(Some(address.to_owned())),
+        _ if answer.contains("Timeout reached") => Ok(None),
+        _ => bail!("{machine} on {name}: {answer}"),
+    }
 }
 
 /// The first IPv4 address that a machine finds for a name.
 fn resolve(rack: &Rack, machine: &str, name: &str) -> Result<String> {
-    let answer = rack.in_node(machine, &["avahi-resolve-host-name", "-4", name])?;
-    let address = answer.split_whitespace().nth(1).context("not found")?;
-    Ok(address.to_owned())
+    let mut found = None;
+    eventually(PATIENCE, format!("{machine} finds {name}"), || {
+        found = resolve_once(rack, machine, name)?;
+        Ok(found.is_some())
+    })?;
+    found.context("nothing")
 }
 
 fn is_not_found(rack: &Rack, machine: &str, name: &str) -> Result<()> {
     eventually(PATIENCE, format!("{machine} finds no {name}"), || {
-        Ok(resolve(rack, machine, name).is_err())
+        Ok(resolve_once(rack, machine, name)?.is_none())
     })
     .map(drop)
 }
@@ -138,9 +154,7 @@ fn a_laptop_opens_load_balancers_by_their_names(rack: &Rack) -> Result<()> {
         "the name leads to another address than the status says"
     );
     ensure!(resolve(rack, laptop, &format!("{node}.local"))? == address);
-    eventually(PATIENCE, "shop-team.local is found", || {
-        resolve(rack, laptop, "shop-team.local").map(|_| true)
-    })?;
+    resolve(rack, laptop, "shop-team.local")?;
     delete(rack, "default", "shop")?;
     rack.kubectl(&["delete", "namespace", "team"])?;
     is_not_found(rack, laptop, "shop-team.local")
@@ -208,7 +222,7 @@ fn move_away(rack: &Rack, laptop: &str) -> Result<()> {
     let (_, after) = after?;
     ensure!(after != before);
     ensure!(resolve(rack, laptop, "moving.local")? == after);
-    eventually(PATIENCE, format!("{node} Ready again"), || rack.node_is(&node, "True"))?;
+    rack.await_nodes()?;
     // the one that is back does not take it from the other
     ensure!(resolve(rack, laptop, "moving.local")? == after);
     ensure!(announcer(rack, "moving")?.1 == after);
@@ -219,16 +233,12 @@ fn a_name_goes_with_its_service_and_comes_back_with_avahi(rack: &Rack) -> Result
     apply(rack)?;
     let laptop = guest(rack, "laptop")?;
     expose(rack, "default", "shop", 80)?;
-    eventually(PATIENCE, "shop.local is found", || {
-        resolve(rack, laptop, "shop.local").map(|_| true)
-    })?;
+    resolve(rack, laptop, "shop.local")?;
     let (node, _) = announcer(rack, "shop")?;
     for daemon in ["avahi-daemon", "dbus-daemon"] {
         rack.in_node(&node, &["pkill", "-KILL", "-x", daemon])?;
         // asked on the node itself, so that no laptop's memory answers
-        eventually(PATIENCE, format!("shop.local after {daemon} was killed"), || {
-            resolve(rack, &node, "shop.local").map(|_| true)
-        })?;
+        resolve(rack, &node, "shop.local").with_context(|| format!("{daemon} was killed"))?;
     }
     delete(rack, "default", "shop")?;
     is_not_found(rack, laptop, "shop.local")

@@ -3,7 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use minidc_tests::{Rack, eventually, in_time, run};
+use minidc_tests::{PATIENCE, Rack, eventually, in_time, run};
 use serde_json::Value;
 
 pub(crate) const ALL: &[crate::Promise] = &[
@@ -31,6 +31,7 @@ pub(crate) const ALL: &[crate::Promise] = &[
 ];
 
 fn get_nodes_wide_shows_three_ready_nodes(rack: &Rack) -> Result<()> {
+    rack.await_nodes()?;
     let table = rack.kubectl(&["get", "nodes", "-o", "wide"])?;
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     ensure!(
@@ -49,8 +50,7 @@ fn get_nodes_wide_shows_three_ready_nodes(rack: &Rack) -> Result<()> {
 }
 
 fn describe_node_explains_it(rack: &Rack) -> Result<()> {
-    let text = rack.kubectl(&["describe", "node", "pi-2"])?;
-    for expected in [
+    let words = [
         "KubeletReady",
         "KubeletHasSufficientMemory",
         "KubeletHasNoDiskPressure",
@@ -64,14 +64,12 @@ fn describe_node_explains_it(rack: &Rack) -> Result<()> {
         "Allocated resources:",
         "Events:",
         "NodeReady",
-    ] {
-        ensure!(text.contains(expected), "no {expected:?} in\n{text}");
-    }
-    Ok(())
+    ];
+    rack.describes("node", "pi-2", &words)
 }
 
 fn top_nodes_shows_the_last_seconds(rack: &Rack) -> Result<()> {
-    eventually(Duration::from_secs(60), "three nodes in kubectl top", || {
+    eventually(PATIENCE, "three nodes in kubectl top", || {
         Ok(rack
             .kubectl(&["top", "nodes", "--no-headers"])?
             .lines()
@@ -173,6 +171,7 @@ fn without_a_certificate_only_health_is_answered(rack: &Rack) -> Result<()> {
 }
 
 fn node_list_shows_the_leds(rack: &Rack) -> Result<()> {
+    rack.await_nodes()?;
     let table = rack.minidc(&["node", "list"])?;
     ensure!(
         table.lines().count() == 4 && table.contains("LED") && table.matches(" Ready ").count() == 3,
