@@ -106,6 +106,9 @@ pub fn eventually(limit: Duration, what: impl Display, mut probe: impl FnMut() -
     }
 }
 
+/// For a node whose link was lost.
+const DIALS_AGAIN: Duration = Duration::from_secs(20);
+
 /// Times that [`in_time`] tries.
 const TRIES: usize = 5;
 /// Time between two tries: what spoiled one is to be over.
@@ -223,12 +226,21 @@ impl Rack {
         command
     }
 
-    /// Runs kubectl, which must succeed; gives its standard output.
+    /// Runs kubectl, which must succeed; gives its standard output. A node that a busy machine held up for longer than a link
+    /// bears is waited for: it dials again.
     ///
     /// # Errors
     /// If it fails.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        run(&mut self.kubectl_command(arguments))
+        let end = Instant::now() + DIALS_AGAIN;
+        loop {
+            match run(&mut self.kubectl_command(arguments)) {
+                Err(error) if error.to_string().contains(" is not connected") && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Runs kubectl, which must fail; gives what it printed on standard error.

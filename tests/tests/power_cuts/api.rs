@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use minidc_link::pki::ClusterIdentity;
 use minidc_store::{Options, Store};
 use minidc_tests::{
+    PATIENCE,
     clients::{Bound, JSON, Proxy, Writer, note},
     eventually,
     history::{Found, History, Written},
@@ -54,7 +55,7 @@ impl ControlPlane {
                 .arg(&kubeconfig));
             ready.map(|_| true)
         };
-        eventually(Duration::from_secs(20), "the API answers", answers)?;
+        eventually(PATIENCE, "the API answers", answers)?;
         let proxy = Proxy::start(&kubeconfig, &stage.scratch.join("api.socket"))?;
         Ok(Self { _server: server, proxy })
     }
@@ -183,11 +184,7 @@ pub(crate) fn cost(stage: &Stage) -> Result<()> {
             std::thread::sleep(Duration::from_secs(7));
             Ok(flushes() == 0)
         };
-        eventually(
-            Duration::from_secs(60),
-            format!("no flush for seven seconds {what}"),
-            still,
-        )
+        eventually(PATIENCE, format!("no flush for seven seconds {what}"), still)
     };
     quiet("after the start")?;
     let mut writer = Writer::new(0);

@@ -3,12 +3,11 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use crate::card::Blocks;
 use anyhow::{Context, Result, bail};
-use minidc_tests::{eventually, run, workspace};
+use minidc_tests::{PATIENCE, eventually, run, workspace};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -70,7 +69,7 @@ impl<'a> Mounted<'a> {
         std::mem::forget(self);
         // a process that another test is just starting has our files until it is what it is to be
         let unmounted = || run(Command::new("umount").arg(directory)).map(|_| true);
-        eventually(Duration::from_secs(5), "it is unmounted", unmounted).map(drop)
+        eventually(PATIENCE, "it is unmounted", unmounted).map(drop)
     }
 }
 
