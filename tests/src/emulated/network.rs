@@ -21,6 +21,9 @@ pub enum Addressing {
     LinkLocal,
 }
 
+/// Addresses that the DHCP server gives, first and last; at home and, in turn, wherever else the rack is carried.
+const RANGES: [&str; 2] = ["10.78.0.100,10.78.0.200", "10.78.0.20,10.78.0.80"];
+
 /// Namespaces that live as long as one process.
 #[derive(Debug)]
 struct Space {
@@ -115,12 +118,8 @@ impl Network {
             ip link set br0 up\n"
             .to_owned();
         if addressing == Addressing::Dhcp {
-            script += &format!(
-                "ip address add 10.78.0.1/24 dev br0
-                dnsmasq --conf-file=/dev/null --port=0 --interface=br0 --bind-interfaces --dhcp-authoritative --user=root \
-                  --dhcp-range=10.78.0.100,10.78.0.200,1h --dhcp-leasefile={at}/leases --log-facility={at}/dhcp.log --pid-file\n"
-            );
-            let _ = fs::remove_file(directory.join("leases"));
+            script += "ip address add 10.78.0.1/24 dev br0\n";
+            script += &dhcp(directory, RANGES[0]);
         }
         let switch = Space::new(&script, &directory.join("switch.log"), |_| Ok(()))?;
         let avahi = directory.join("avahi.conf");
@@ -206,6 +205,19 @@ impl Network {
         let _ = run(self.on_switch("ip").args(["link", "delete", name]));
     }
 
+    /// Gives other addresses from now on, and forgets those that were given: as if all machines but the laptop were carried elsewhere.
+    ///
+    /// # Errors
+    /// If the DHCP server does not start again.
+    pub fn carry_elsewhere(&self) -> Result<()> {
+        let script = format!(
+            "kill -KILL $(cat {}/dhcp.pid)\n{}",
+            self.directory.display(),
+            dhcp(&self.directory, RANGES[1])
+        );
+        run(self.switch.enter(&["--net", "--pid"], "sh").args(["-euc", &script])).map(drop)
+    }
+
     /// The address that DHCP gave to a machine of this name, if it asked already.
     #[must_use]
     pub fn lease(&self, host: &str) -> Option<String> {
@@ -215,6 +227,16 @@ impl Network {
             (fields.get(3) == Some(&host)).then(|| fields[2].to_owned())
         })
     }
+}
+
+/// Starts a DHCP server that has given no address yet.
+fn dhcp(directory: &Path, range: &str) -> String {
+    let at = directory.display();
+    format!(
+        "rm -f {at}/leases
+        dnsmasq --conf-file=/dev/null --port=0 --interface=br0 --bind-interfaces --dhcp-authoritative --user=root \
+          --dhcp-range={range},1h --dhcp-leasefile={at}/leases --log-facility={at}/dhcp.log --pid-file={at}/dhcp.pid\n"
+    )
 }
 
 /// Avahi on the cable only.

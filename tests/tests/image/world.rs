@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -38,6 +38,8 @@ pub(crate) struct Rack {
     pub(crate) cards: Vec<Card>,
     /// SHA-256 of the partitions that nobody may write to, by card and number, as flashed.
     pub(crate) untouched: Vec<Vec<(u32, String)>>,
+    /// When the cards were flashed, by the laptop's clock, in seconds since 1970.
+    pub(crate) flashed: u64,
     /// What may not be found on a selector partition any more.
     pub(crate) secrets: Vec<Vec<String>>,
     /// The cable between them.
@@ -248,6 +250,21 @@ impl Laptop {
         Ok(address.context("the node has no address")?.to_owned())
     }
 
+    /// That a node says that its pods have a network, and that it has routes to those of all other nodes.
+    pub(crate) fn has_network(&self, node: &str) -> Result<()> {
+        let node = self.get(&["node", node])?;
+        let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
+        for (kind, reason) in [
+            ("NetworkUnavailable", "RouteCreated"),
+            ("NetworkDegraded", "NetworkSound"),
+        ] {
+            let found = conditions.into_iter().flatten().find(|found| found["type"] == kind);
+            let found = found.with_context(|| format!("it says nothing of {kind}"))?;
+            ensure!(found["status"] == "False" && found["reason"] == reason, "{found}");
+        }
+        Ok(())
+    }
+
     /// Waits until the cluster answers to the kubeconfig that `minidc kubeconfig` makes.
     pub(crate) fn find(&self, machine: &mut Machine) -> Result<()> {
         machine.until(READY, "minidc kubeconfig finds the rack", || {
@@ -261,6 +278,7 @@ impl Rack {
     fn start(world: &World) -> Result<Self> {
         let laptop = world.laptop("laptop", Addressing::Dhcp)?;
         let key = laptop.public_key();
+        let flashed = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let mut cards = Vec::new();
         for (name, role) in PIS.into_iter().zip(["server", "node"]) {
             cards.push(world.flash(&laptop, name, role, &["--ssh-key", &key])?);
@@ -278,6 +296,7 @@ impl Rack {
             machines: Vec::new(),
             cards,
             untouched,
+            flashed,
             secrets,
             laptop,
         };
@@ -303,6 +322,10 @@ impl Rack {
         }
         let mut stages = Vec::new();
         for (name, ready) in PIS.into_iter().zip(ready) {
+            // What was remembered of the node may be an address that it had elsewhere.
+            self.machines[0].until(MOMENT, "the address that DHCP gave it", || {
+                Ok(laptop.network.lease(name) == Some(laptop.address(name)?))
+            })?;
             let printed = laptop.ssh(&laptop.address(name)?, Stages::SCRIPT)?;
             stages.push(Stages::of(name, &printed, [found.take(), Some(ready)]));
         }
