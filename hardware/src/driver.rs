@@ -200,7 +200,9 @@ mod tests {
             [17, 27, 22].map(|gpio| header.seen(gpio)),
             [Some(false), Some(true), Some(true)]
         );
-        wait_for("the light on the board", || recorder.level("ACT").as_deref() == Some("1"));
+        wait_for("the light on the board", || {
+            recorder.level("ACT").as_deref() == Some("1")
+        });
         driver.stop(End::Off);
         assert_eq!(header.seen(17), None, "let go");
         assert_eq!(recorder.level("22").as_deref(), Some("0"));
