@@ -90,7 +90,7 @@ impl Button {
     ) -> Result<Option<Self>, Error> {
         let Some(button) = &board.button else { return Ok(None) };
         board.check(&[Part::Button])?;
-        let (gpio, mut pins) = (button.gpio, source.pins(board)?);
+        let (gpio, mut pins) = (button.gpio, source.pins(board, Part::Button)?);
         pins.input(gpio)?;
         let mut debounce = Debounce::default();
         debounce.look(Duration::ZERO, is_down(pins.as_mut(), gpio));

@@ -70,6 +70,16 @@ impl Error {
         }
     }
 
+    /// The same, said of the pins that it was wanted for: who may not have a chip is told of the pins as well.
+    #[must_use]
+    pub fn wanted_for(mut self, pins: &[u8]) -> Self {
+        if let Self::Refused { what, .. } = &mut self {
+            let pins: Vec<String> = pins.iter().map(ToString::to_string).collect();
+            *what = format!("{what}, for GPIO {}", pins.join(", "));
+        }
+        self
+    }
+
     pub(crate) fn refused(
         what: impl Into<String>,
         file: &Path,
@@ -94,7 +104,10 @@ impl Error {
                 file,
                 Fault::Permission,
                 "this user may not use it",
-                format!("run as root, or as a user of the group {group}"),
+                match group {
+                    "root" => "run as root".into(),
+                    group => format!("run as root, or as a user of the group {group}"),
+                },
             ),
             io::ErrorKind::ResourceBusy => Self::refused(
                 what,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Board, Error, Part, Source, board, pwm::Pwm};
+use crate::{Board, Error, Part, Recorder, Source, board, pwm::Pwm};
 
 /// Below this share of 255 most fans do not turn.
 const LEAST: u8 = 80;
@@ -31,6 +31,7 @@ pub struct Fan {
     curve: board::Fan,
     pwm: Pwm,
     speed: u8,
+    recorder: Recorder,
 }
 
 impl Fan {
@@ -38,10 +39,10 @@ impl Fan {
     ///
     /// # Errors
     /// [`Error::Refused`] when its pin cannot be had.
-    pub fn open(source: &Source, board: &Board) -> Result<Option<Self>, Error> {
+    pub fn open(source: &Source, board: &Board, recorder: &Recorder) -> Result<Option<Self>, Error> {
         let Some(curve) = &board.fan else { return Ok(None) };
         board.check(&[Part::Fan])?;
-        let mut pins = source.pins(board)?;
+        let mut pins = source.pins(board, Part::Fan)?;
         pins.output(curve.gpio, false)?;
         // a fan that is left alone turns: better loud than hot
         pins.keep();
@@ -49,6 +50,7 @@ impl Fan {
             pwm: Pwm::new(pins, &[(curve.gpio, true)], PERIOD),
             curve: curve.clone(),
             speed: 0,
+            recorder: recorder.clone(),
         }))
     }
 
@@ -61,6 +63,8 @@ impl Fan {
         if speed != self.speed {
             self.speed = speed;
             self.pwm.set(&[speed])?;
+            // of 255, in place of a level
+            self.recorder.note(&self.curve.gpio.to_string(), &speed.to_string());
         }
         Ok(())
     }
@@ -105,10 +109,14 @@ mod tests {
     fn unknown_heat_lets_it_turn() {
         let header = FakePins::default();
         let board = Board::virtual_pi().unwrap();
-        let mut fan = Fan::open(&Source::Fake(header.clone()), &board).unwrap().unwrap();
+        let recorder = Recorder::default();
+        let mut fan = Fan::open(&Source::Fake(header.clone()), &board, &recorder)
+            .unwrap()
+            .unwrap();
         fan.follow(Some(30.0)).unwrap();
         assert_eq!(header.seen(18), Some(false));
         fan.follow(None).unwrap();
         assert_eq!(header.seen(18), Some(true));
+        assert_eq!(recorder.level("18").as_deref(), Some("255"));
     }
 }

@@ -12,7 +12,7 @@ pub use strip::PixelStrip;
 
 use std::{path::Path, time::Duration};
 
-use crate::{Board, Colour, Error, FakePins, Light, Part, Pins, Recorder, State, pins};
+use crate::{Board, Colour, Error, FakePins, Light, Part, Pins, Recorder, State, pins, pins::Broadcom};
 
 /// What is to be shown at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,20 +66,33 @@ pub trait Output: Send {
 pub enum Source {
     /// The board's own pins and LEDs.
     Real,
+    /// The same, with the pins through the registers also where only root has these, in `/dev/mem`.
+    Registers,
     /// Pins that only remember.
     Fake(FakePins),
 }
 
 impl Source {
+    /// Whether there are pins and LEDs behind it.
+    #[must_use]
+    pub fn is_real(&self) -> bool {
+        !matches!(self, Self::Fake(_))
+    }
+
     /// Pins for one part.
     ///
     /// # Errors
     /// As [`pins::open`].
-    pub fn pins(&self, board: &Board) -> Result<Box<dyn Pins>, Error> {
-        match self {
+    pub fn pins(&self, board: &Board, part: Part) -> Result<Box<dyn Pins>, Error> {
+        let opened = match self {
             Self::Real => pins::open(board),
-            Self::Fake(header) => Ok(Box::new(header.clone())),
-        }
+            Self::Registers => Broadcom::open().map(|pins| Box::new(pins) as Box<dyn Pins>),
+            Self::Fake(header) => Ok(Box::new(header.clone()) as Box<dyn Pins>),
+        };
+        opened.map_err(|error| {
+            let pins: Vec<u8> = board.pins(part).into_iter().map(|(_, gpio)| gpio).collect();
+            error.wanted_for(&pins)
+        })
     }
 }
 
@@ -111,20 +124,22 @@ pub fn open(
     for part in parts {
         let opened: Result<Option<Box<dyn Output>>, Error> = match part {
             Part::Onboard => match source {
-                Source::Real => Onboard::open(Path::new("/sys/class/leds"), &board.onboard, run, recorder.clone())
-                    .map(|led| Some(Box::new(led) as Box<dyn Output>)),
+                Source::Real | Source::Registers => {
+                    Onboard::open(Path::new(onboard::LEDS), &board.onboard, run, recorder.clone())
+                        .map(|led| Some(Box::new(led) as Box<dyn Output>))
+                }
                 Source::Fake(_) => Ok(Some(Box::new(Onboard::fake(recorder.clone())))),
             },
             Part::Leds => board.leds.as_ref().map_or(Ok(None), |leds| {
-                let pins = source.pins(board)?;
+                let pins = source.pins(board, *part)?;
                 Ok(Some(Box::new(SingleLeds::open(pins, leds.clone(), recorder.clone())?)))
             }),
             Part::Rgb => board.rgb.as_ref().map_or(Ok(None), |rgb| {
-                let pins = source.pins(board)?;
+                let pins = source.pins(board, *part)?;
                 Ok(Some(Box::new(RgbLed::open(pins, rgb, recorder.clone())?)))
             }),
             Part::Strip => board.strip.as_ref().map_or(Ok(None), |strip| {
-                let pins = source.pins(board)?;
+                let pins = source.pins(board, *part)?;
                 Ok(Some(Box::new(PixelStrip::open(pins, strip.clone(), recorder.clone())?)))
             }),
             Part::Button | Part::Fan => Ok(None),

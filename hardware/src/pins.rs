@@ -89,6 +89,17 @@ fn unclaimed(gpio: u8, file: &std::path::Path) -> Error {
     )
 }
 
+/// Refuses what somebody else has.
+fn busy(gpio: u8, file: &std::path::Path, holder: &str) -> Error {
+    Error::refused(
+        named(gpio),
+        file,
+        crate::Fault::Busy,
+        format!("{holder} has it"),
+        format!("stop that program, or {OTHER_PIN}"),
+    )
+}
+
 /// What every kind of pins has to pass: `open` gives pins of the same board each time, `free` are pins that nobody uses and
 /// nothing is wired to.
 ///
@@ -106,7 +117,7 @@ pub fn suite(open: &mut dyn FnMut() -> Result<Box<dyn Pins>, Error>, free: [u8; 
         },
     };
     let [one, two] = free;
-    let mut pins = open().map_err(said)?;
+    let mut pins = open().map_err(|error| said(error.wanted_for(&free)))?;
     pins.output(one, true).map_err(said)?;
     pins.output(two, false).map_err(said)?;
     for (first, second) in [(true, false), (false, true), (true, true), (false, false)] {
@@ -142,9 +153,27 @@ pub fn suite(open: &mut dyn FnMut() -> Result<Box<dyn Pins>, Error>, free: [u8; 
     drop(pins);
     other.output(one, false).map_err(said)?;
     other.input(two).map_err(said)?;
-    // nothing is wired, and it is pulled up
-    if !other.level(two).map_err(said)? {
-        return Err(format!("GPIO {two} as input is low"));
+    other.level(two).map_err(said)?;
+    fault(
+        "an input twice",
+        other.input(two),
+        Fault::Busy,
+        &["GPIO", "[leds.board]"],
+    )
+}
+
+/// Whether an input is high while nothing is wired to it. Not part of the [`suite`], since emulated boards have no resistors.
+///
+/// # Errors
+/// What was not as it must be, in words.
+pub fn pulled_up(mut pins: Box<dyn Pins>, free: u8) -> Result<(), String> {
+    let said = |error: Error| error.to_string();
+    pins.input(free).map_err(said)?;
+    if pins.level(free).map_err(said)? {
+        return Ok(());
     }
-    Ok(())
+    Err(format!(
+        "{} as an input is low: something pulls it down, or nothing pulls it up",
+        named(free)
+    ))
 }

@@ -57,7 +57,7 @@ pub(crate) enum Command {
     /// The lights of this board
     #[command(subcommand)]
     Led(LedCommand),
-    /// Stop the pods of this board and power it off; pull the plug when its lights are dark
+    /// Have the pods of this board started elsewhere and power it off; pull the plug when its lights are dark
     Halt,
     /// Let a board show itself by its lights, for a minute
     Locate(LocateArgs),

@@ -230,6 +230,8 @@ pub(crate) enum LedDriver {
     /// What the board has; where it has nothing, levels are recorded all the same.
     #[default]
     Auto,
+    /// As `Auto`, with the pins through the processor's registers also where only root has these (`/dev/mem`).
+    Registers,
     /// Levels are recorded, not driven.
     Fake,
     /// No LEDs.

@@ -1,7 +1,10 @@
 //! The lights of this board: opened as the configuration says, told of the node's health, and with it whoever wants to hear
 //! that the agent lives.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use minidc_hardware::{
@@ -9,7 +12,7 @@ use minidc_hardware::{
     Recorder, Source, Watchdog, outputs, unix_milliseconds,
 };
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     commands::halt,
@@ -22,6 +25,15 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Without a new word about the node's health for so long, nobody is told that the agent lives.
 const SILENCE: Duration = Duration::from_millis(2500);
 
+/// File in the run directory of a virtual Pi that is there while its button is pressed.
+const BUTTON: &str = "button";
+/// Between two looks at it.
+const FINGER: Duration = Duration::from_millis(20);
+/// What a press for a halt is answered with, until the halt itself shows it.
+const HALTING: Wish = Wish {
+    reason: Reason::Halting,
+    for_ms: 10_000,
+};
 /// File in the run directory by which `minidc led test` says what it wishes to see.
 const WISH: &str = "led-wish";
 
@@ -78,12 +90,13 @@ impl Wish {
 pub(crate) fn wired(config: &Config) -> anyhow::Result<Wired> {
     let source = match config.leds.driver {
         LedDriver::Fake => Source::Fake(FakePins::default()),
+        LedDriver::Registers => Source::Registers,
         LedDriver::Auto | LedDriver::None => Source::Real,
     };
     let board = match (&config.leds.map, &source) {
         (Some(path), _) => Board::read(path).with_context(|| format!("pin map {}", path.display()))?,
         (None, Source::Fake(_)) => Board::virtual_pi()?,
-        (None, Source::Real) => Board::here()?,
+        (None, Source::Real | Source::Registers) => Board::here()?,
     };
     let parts = match (config.leds.driver, &config.leds.parts) {
         (LedDriver::None, _) => Vec::new(),
@@ -160,8 +173,14 @@ pub(crate) async fn run(
     let driver = Driver::start(lights).context("start the thread of the lights")?;
     let teller = driver.teller();
     let (press, mut presses) = mpsc::channel(4);
-    // nobody has a finger for a pin that only remembers
-    let has_button = parts.contains(&Part::Button) && !matches!(source, Source::Fake(_));
+    // nobody has a finger for a pin that only remembers, unless it was asked for
+    let has_button = parts.contains(&Part::Button) && (source.is_real() || config.leds.parts.is_some());
+    let finger = match (&source, &board.button) {
+        (Source::Fake(header), Some(button)) if has_button => Some(AbortOnDropHandle::new(tokio::spawn(
+            press_by_file(header.clone(), button.gpio, config.run.join(BUTTON)),
+        ))),
+        _ => None,
+    };
     let button = has_button.then(|| {
         Button::start(&source, &board, move |pressed| {
             // somebody who presses five times while nobody listens has pressed enough
@@ -169,7 +188,9 @@ pub(crate) async fn run(
         })
     });
     let button = button.and_then(|button| told(&board, Part::Button, button));
-    let fan = parts.contains(&Part::Fan).then(|| Fan::open(&source, &board));
+    let fan = parts
+        .contains(&Part::Fan)
+        .then(|| Fan::open(&source, &board, &recorder));
     let mut fan = fan.and_then(|fan| told(&board, Part::Fan, fan));
 
     let notifier = Notifier::of_environment();
@@ -198,6 +219,10 @@ pub(crate) async fn run(
                 Press::Short => teller.count_cpu(),
                 Press::Long => {
                     tracing::info!("the button asks for a halt");
+                    // seen before the finger is gone, whatever it takes to begin with it
+                    if let Err(error) = HALTING.write(&config.run) {
+                        tracing::warn!("{error:#}");
+                    }
                     if let Err(error) = tokio::task::spawn_blocking(halt::start_by_itself).await? {
                         tracing::error!("halt: {error:#}");
                     }
@@ -209,9 +234,18 @@ pub(crate) async fn run(
     }
     shutdown.cancelled().await;
     notify("STOPPING=1");
-    drop((button, fan));
+    drop((button, fan, finger));
     tokio::task::spawn_blocking(move || driver.stop(End::Off)).await?;
     Ok(())
+}
+
+/// The finger on the button of a virtual Pi: it is down while the file is there.
+async fn press_by_file(header: FakePins, gpio: u8, file: PathBuf) {
+    let mut look = tokio::time::interval(FINGER);
+    loop {
+        look.tick().await;
+        header.press(gpio, file.exists());
+    }
 }
 
 /// Speaks of a health that does not change, as of a board that runs no node, until `shutdown`; with `roll`, of the nodes that

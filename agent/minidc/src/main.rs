@@ -17,6 +17,7 @@ mod config;
 mod control_plane;
 mod desired;
 mod directory;
+mod drain;
 mod lan_names;
 mod lights;
 mod listener;

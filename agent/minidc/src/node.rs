@@ -40,6 +40,7 @@ use crate::{
     control_plane::{make_private, supervise},
     desired::{Item, Ranges, Translator},
     directory::Directory,
+    drain::Drain,
     lan_names, lights,
     net_check::NetChecks,
     network_condition,
@@ -185,6 +186,12 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     parts.spawn(translation.run(Translator::new(&node), link_handle.feed(), shutdown.clone()));
     parts.spawn(Arc::clone(&services).run(link_handle.changes(), shutdown.clone()));
     let reports = Reports::new(node.clone(), Arc::clone(&upstream) as Arc<dyn ControlPlane>);
+    let drain = Drain {
+        node: node.clone(),
+        upstream: Arc::clone(&upstream) as Arc<dyn ControlPlane>,
+        run: config.run.clone(),
+    };
+    parts.spawn(drain.run(shutdown.clone()));
     parts.spawn(lan_names::run(Arc::clone(&services), reports.clone(), shutdown.clone()));
     let net_checks = NetChecks {
         node: node.clone(),
@@ -223,13 +230,12 @@ pub(crate) async fn run(config: Config, local: Option<Local>, shutdown: Cancella
     let watched = Watched {
         roll,
         data: config.data.clone(),
-        sensors: sensors::Sensors::default(),
+        samples: handle.samples(),
         link: link_handle.state(),
         kubelet: kubelet_health,
         network: network_state.subscribe(),
         proxy: proxy_state.subscribe(),
         dns_problem: dns_problem.subscribe(),
-        handle,
         trouble: boot::Left::read(&config).map(|left| left.trouble),
     };
     let role = if local.is_some() { "server and node" } else { "node" };
@@ -543,22 +549,19 @@ impl Translation {
     }
 }
 
-/// Between two looks at what nobody tells of, such as load; and the sign of life.
-const LOOK: Duration = Duration::from_secs(1);
-/// Looks from one at the board's sensors to the next.
-const SENSORS: u32 = 5;
+/// Longest time between two looks, and the sign of life, where there is no measurement each second.
+const LOOK: Duration = Duration::from_millis(1200);
 
 /// The facts that make up a node's health.
 struct Watched {
     roll: Option<watch::Receiver<Roll>>,
     data: std::path::PathBuf,
-    sensors: sensors::Sensors,
+    samples: watch::Receiver<Arc<NodeSample>>,
     link: watch::Receiver<LinkState>,
     kubelet: watch::Receiver<minidc_kubelet::Health>,
     network: watch::Receiver<NetworkState>,
     proxy: watch::Receiver<ProxyState>,
     dns_problem: watch::Receiver<Option<String>>,
-    handle: minidc_kubelet::Handle,
     /// What keeps the board from starting as its card says.
     trouble: Option<boot::Trouble>,
 }
@@ -582,7 +585,8 @@ impl Watched {
                 minidc_net::Reason::PodRangeOverlapsLan | minidc_net::Reason::ServiceRangeOverlapsLan
             )
         };
-        let sample = self.handle.sample();
+        let sample = self.samples.borrow_and_update().clone();
+        let sensors = sensors::read(std::path::Path::new("/"), &self.data);
         let percent =
             |part: u64, whole: u64| u8::try_from((part * 100).checked_div(whole).unwrap_or(0).min(100)).unwrap_or(100);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
@@ -595,8 +599,8 @@ impl Watched {
             ranges_overlap: network.problems.iter().any(|problem| overlaps(problem.reason)),
             cpu_percent: held(before.cpu_percent, cpu, 90, 75),
             memory_percent: held(before.memory_percent, memory, 90, 85),
-            disk_failing: self.sensors.disk_failing,
-            under_voltage: self.sensors.under_voltage,
+            disk_failing: sensors.disk_failing,
+            under_voltage: sensors.under_voltage,
             pods_running: kubelet.pods_running,
             pods_failing: kubelet.pods_failing,
             disk_pressure: kubelet.disk_pressure,
@@ -620,13 +624,7 @@ async fn keep_health(
     mut stages: Stages,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut look = tokio::time::interval(LOOK);
-    let mut looks = SENSORS;
     loop {
-        if looks >= SENSORS {
-            looks = 0;
-            watched.sensors = sensors::read(std::path::Path::new("/"), &watched.data);
-        }
         let before = health.borrow().clone();
         let mut now = watched.health(&before);
         stages.of(&now);
@@ -645,7 +643,8 @@ async fn keep_health(
             *present = NodeHealth { locate, ..now };
         });
         tokio::select! {
-            _ = look.tick() => looks += 1,
+            () = tokio::time::sleep(LOOK) => {}
+            changed = watched.samples.changed() => if changed.is_err() { break },
             changed = changed(watched.roll.as_mut()) => if !changed { break },
             changed = watched.link.changed() => if changed.is_err() { break },
             changed = watched.kubelet.changed() => if changed.is_err() { break },

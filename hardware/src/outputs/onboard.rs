@@ -10,6 +10,8 @@ use std::{
 use super::{End, Frame, Output};
 use crate::{Error, Fault, Light, Part, Recorder};
 
+/// Where the kernel shows the LEDs.
+pub(crate) const LEDS: &str = "/sys/class/leds";
 /// File in the run directory that says what the LED did before minidc took it.
 const BEFORE: &str = "led-before";
 /// Words in the names of LEDs that stand for the board, on boards that nobody wrote a pin map for: `NAME`, or `…:FUNCTION`.
@@ -97,6 +99,31 @@ impl Onboard {
             shown: None,
             recorder,
         }
+    }
+
+    /// What the LED on this board has to pass: it is lit and dark as told, and given back as it was.
+    ///
+    /// # Errors
+    /// What was not as it must be, in words.
+    pub fn suite(names: &[String], run: &Path) -> Result<(), String> {
+        let said = |error: Error| error.to_string();
+        let mut led = Self::open(Path::new(LEDS), names, run, Recorder::default()).map_err(said)?;
+        let Some(Led { directory, trigger, .. }) = &led.led else {
+            return Err("it only records".into());
+        };
+        let (directory, before) = (directory.clone(), trigger.clone());
+        let read = |file: &str| fs::read_to_string(directory.join(file)).map_err(|error| error.to_string());
+        for lit in [true, false, true] {
+            led.set(lit).map_err(said)?;
+            if (read("brightness")?.trim() != "0") != lit {
+                return Err(format!("set {lit}, and read {}", read("brightness")?));
+            }
+        }
+        led.end(End::Off).map_err(said)?;
+        if selected(&read("trigger")?) != before {
+            return Err(format!("given back as {}, and it was {before}", read("trigger")?));
+        }
+        Ok(())
     }
 
     fn set(&mut self, lit: bool) -> Result<(), Error> {

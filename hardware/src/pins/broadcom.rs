@@ -11,7 +11,7 @@ use std::{
 use gpiocdev::Chip;
 use rppal::gpio::{Bias, Gpio, IoPin, Level, Mode};
 
-use super::{OTHER_PIN, Pins, check, named, unclaimed};
+use super::{OTHER_PIN, Pins, busy, check, named, unclaimed};
 use crate::{Error, Fault};
 
 /// The registers' device files: one up to the Pi 4, one for each bank on the Pi 5.
@@ -46,24 +46,7 @@ impl Broadcom {
             .into_iter()
             .find(|path| Path::new(path).exists())
             .unwrap_or(MEMORY);
-        let what = "the GPIO registers";
-        let gpio = Gpio::new().map_err(|error| match error {
-            rppal::gpio::Error::PermissionDenied(file) => Error::refused(
-                what,
-                Path::new(&file),
-                Fault::Permission,
-                "this user may not use it",
-                "run as root, or as a user of the group gpio",
-            ),
-            rppal::gpio::Error::Io(error) => Error::system(what, Path::new(file), &error, "gpio"),
-            other => Error::refused(
-                what,
-                Path::new(file),
-                Fault::Missing,
-                other.to_string(),
-                "this is no Raspberry Pi that rppal knows; the character device is used where there is no /dev/gpiomem",
-            ),
-        })?;
+        let gpio = Gpio::new().map_err(|error| no_registers(file, error))?;
         Ok(Self {
             gpio,
             file: file.into(),
@@ -73,26 +56,19 @@ impl Broadcom {
 
     fn claim(&mut self, gpio: u8, mode: Mode) -> Result<&mut IoPin, Error> {
         check(gpio, &self.file)?;
-        let busy = |holder: &str| {
-            Error::refused(
-                named(gpio),
-                &self.file,
-                Fault::Busy,
-                format!("{holder} has it"),
-                format!("stop that program, or {OTHER_PIN}"),
-            )
-        };
         if let Some(holder) = kernel_says(gpio) {
-            return Err(busy(&holder));
+            return Err(busy(gpio, &self.file, &holder));
         }
+        let file = self.file.clone();
+        let ours = || busy(gpio, &file, "minidc");
         let path = Path::new(LOCKS).join(format!("minidc-gpio{gpio}"));
         let lock = File::create(&path).map_err(|error| Error::system(named(gpio), &path, &error, "root"))?;
         lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => busy("minidc"),
+            TryLockError::WouldBlock => ours(),
             TryLockError::Error(error) => Error::system(named(gpio), &path, &error, "root"),
         })?;
         let pin = self.gpio.get(gpio).map_err(|error| match error {
-            rppal::gpio::Error::PinUsed(_) => busy("minidc"),
+            rppal::gpio::Error::PinUsed(_) => ours(),
             other => Error::refused(named(gpio), &self.file, Fault::Wrong, other.to_string(), OTHER_PIN),
         })?;
         // the level first, so that an output does not flash when it becomes one
@@ -104,6 +80,35 @@ impl Broadcom {
             Some((pin, _)) => Ok(pin),
             None => Err(unclaimed(gpio, &self.file)),
         }
+    }
+}
+
+/// Why the registers cannot be had.
+fn no_registers(file: &str, error: rppal::gpio::Error) -> Error {
+    let what = "the GPIO registers";
+    match error {
+        rppal::gpio::Error::PermissionDenied(file) if file == MEMORY => Error::refused(
+            what,
+            Path::new(MEMORY),
+            Fault::Permission,
+            "only root may use it, and only where the kernel was started with iomem=relaxed",
+            "take driver = \"registers\" from [leds] in the configuration: the character device needs neither",
+        ),
+        rppal::gpio::Error::PermissionDenied(file) => Error::refused(
+            what,
+            Path::new(&file),
+            Fault::Permission,
+            "this user may not use it",
+            "run as root, or as a user of the group gpio",
+        ),
+        rppal::gpio::Error::Io(error) => Error::system(what, Path::new(file), &error, "gpio"),
+        other => Error::refused(
+            what,
+            Path::new(file),
+            Fault::Missing,
+            other.to_string(),
+            "this is no Raspberry Pi that rppal knows; the character device is used where there is no /dev/gpiomem",
+        ),
     }
 }
 
@@ -171,5 +176,34 @@ mod tests {
         // on a Raspberry Pi `minidc led suite` tries the real ones
         let opened = Broadcom::open();
         assert!(Broadcom::is_here() || opened.is_err_and(|error| error.to_string().contains("/dev/")));
+    }
+
+    #[test]
+    fn registers_that_may_not_be_used_are_refused_with_pins_file_and_fix() {
+        let denied = |file: &str| rppal::gpio::Error::PermissionDenied(file.into());
+        for (error, fault, words) in [
+            (
+                denied("/dev/gpiomem"),
+                Fault::Permission,
+                ["(/dev/gpiomem)", "group gpio"],
+            ),
+            (denied("/dev/mem"), Fault::Permission, ["(/dev/mem)", "iomem=relaxed"]),
+            (
+                rppal::gpio::Error::Io(std::io::ErrorKind::NotFound.into()),
+                Fault::Missing,
+                ["(/dev/gpiomem)", "[leds]"],
+            ),
+            (
+                rppal::gpio::Error::UnknownModel,
+                Fault::Missing,
+                ["(/dev/gpiomem)", "character device"],
+            ),
+        ] {
+            let error = no_registers("/dev/gpiomem", error).wanted_for(&[17, 27]);
+            assert_eq!(error.fault(), Some(fault));
+            let text = error.to_string();
+            let all = words.into_iter().chain(["GPIO 17, 27"]);
+            assert!(all.into_iter().all(|word| text.contains(word)), "{text}");
+        }
     }
 }

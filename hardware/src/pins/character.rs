@@ -12,7 +12,7 @@ use gpiocdev::{
     line::{Bias, Value},
 };
 
-use super::{OTHER_PIN, Pins, check, named, unclaimed};
+use super::{Pins, busy, check, named, unclaimed};
 use crate::{Board, Error, Fault};
 
 /// Who the kernel says has our lines.
@@ -83,13 +83,7 @@ impl CharacterDevice {
             } else {
                 &line.consumer
             };
-            return Err(Error::refused(
-                named(gpio),
-                &self.path,
-                Fault::Busy,
-                format!("{holder} has it"),
-                format!("stop that program, or {OTHER_PIN}"),
-            ));
+            return Err(busy(gpio, &self.path, holder));
         }
         let mut builder = Request::builder();
         builder
@@ -108,7 +102,9 @@ impl CharacterDevice {
 
     fn failed(&self, gpio: u8, error: &gpiocdev::Error) -> Error {
         let system = match error {
-            gpiocdev::Error::Os(errno) => io::Error::from_raw_os_error(errno.0),
+            gpiocdev::Error::Os(errno) | gpiocdev::Error::Uapi(_, gpiocdev_uapi::Error::Os(errno)) => {
+                io::Error::from_raw_os_error(errno.0)
+            }
             other => io::Error::other(other.to_string()),
         };
         Error::system(named(gpio), &self.path, &system, "gpio")
@@ -161,6 +157,10 @@ impl Pins for CharacterDevice {
 mod tests {
     use super::*;
 
+    /// Numbers of errno(3) on Linux.
+    const EACCES: i32 = 13;
+    const EBUSY: i32 = 16;
+
     #[test]
     fn a_board_without_pin_map_says_how_to_give_it_one() {
         let error = CharacterDevice::open(&Board::default()).unwrap_err();
@@ -176,6 +176,37 @@ mod tests {
         };
         let error = CharacterDevice::open(&board).unwrap_err().to_string();
         assert!(error.contains("pinctrl-of-nowhere"), "{error}");
+    }
+
+    /// Without a kernel that has pins; `minidc led suite` asks a real one, on emulated boards too.
+    #[test]
+    fn refusals_name_pin_file_and_fix() {
+        let mut pins = CharacterDevice {
+            path: "/dev/gpiochip0".into(),
+            lines: BTreeMap::new(),
+        };
+        let denied = pins.failed(17, &io::Error::from_raw_os_error(EACCES).into());
+        let (call, errno) = (gpiocdev::UapiCall::GetLine, gpiocdev_uapi::Errno(EBUSY));
+        let raced = pins.failed(17, &gpiocdev::Error::Uapi(call, gpiocdev_uapi::Error::Os(errno)));
+        for (error, fault, words) in [
+            (
+                pins.output(28, true).unwrap_err(),
+                Fault::Wrong,
+                ["GPIO 28 (", "2 to 27"],
+            ),
+            (
+                busy(17, &pins.path, "gpioset"),
+                Fault::Busy,
+                ["gpioset has it", "[leds.board]"],
+            ),
+            (raced, Fault::Busy, ["GPIO 17 (pin 11)", "[leds.board]"]),
+            (denied, Fault::Permission, ["GPIO 17 (pin 11)", "group gpio"]),
+        ] {
+            assert_eq!(error.fault(), Some(fault));
+            let text = error.to_string();
+            assert!(text.contains("(/dev/gpiochip0): "), "{text}");
+            assert!(words.iter().all(|word| text.contains(word)), "{text}");
+        }
     }
 
     #[test]

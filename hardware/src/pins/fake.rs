@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{OTHER_PIN, Pins, check, named, unclaimed};
-use crate::{Error, Fault};
+use super::{Pins, busy, check, unclaimed};
+use crate::Error;
 
 #[derive(Clone, Copy, Debug)]
 struct Pin {
@@ -65,13 +65,7 @@ impl FakePins {
         check(gpio, Path::new(FILE))?;
         let mut header = lock(&self.header);
         if header.pins.get(&gpio).is_some_and(|pin| pin.owner.is_some()) {
-            return Err(Error::refused(
-                named(gpio),
-                Path::new(FILE),
-                Fault::Busy,
-                "minidc has it",
-                format!("stop that program, or {OTHER_PIN}"),
-            ));
+            return Err(busy(gpio, Path::new(FILE), "minidc"));
         }
         let owner = Some(self.own);
         header.pins.insert(gpio, Pin { high, owner });
@@ -120,5 +114,6 @@ mod tests {
         let board = FakePins::default();
         super::super::suite(&mut || Ok(Box::new(board.clone())), [17, 27]).unwrap();
         assert_eq!(board.seen(17), None, "let go");
+        super::super::pulled_up(Box::new(board.clone()), 17).unwrap();
     }
 }

@@ -91,7 +91,10 @@ fn pods(store: &Store, node: &str, attributes: &Attributes<'_>) -> Decision {
                 ))
             };
         }
-        ("get" | "list" | "watch", "" | "status") | ("delete", "") | ("update" | "patch", "status") => !name.is_empty(),
+        ("get" | "list" | "watch", "" | "status")
+        | ("delete", "")
+        | ("create", "eviction")
+        | ("update" | "patch", "status") => !name.is_empty(),
         _ => false,
     };
     if !one {

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use minidc_hardware::{
-    Driver, End, Fault, LOG, NodeHealth, Reason, Recorder, Recording, Source, State, pins, unix_milliseconds,
+    Driver, End, Fault, LOG, NodeHealth, Onboard, Reason, Recorder, Recording, Source, State, pins, unix_milliseconds,
 };
 
 use super::status::{FILE, Status};
@@ -185,7 +185,10 @@ fn fault(config: &Config, hold: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tries the board's pins: what is set is read back, and what is refused is refused with pin, file and fix.
+/// How pins are had.
+type Open<'a> = &'a mut dyn FnMut() -> Result<Box<dyn pins::Pins>, minidc_hardware::Error>;
+
+/// Tries the board's pins and its LED: what is set is read back, and what is refused is refused with pin, file and fix.
 fn suite(config: &Config, free: Vec<u8>) -> anyhow::Result<()> {
     let wired = lights::wired(config)?;
     let Ok(free) = <[u8; 2]>::try_from(free) else {
@@ -200,18 +203,28 @@ fn suite(config: &Config, free: Vec<u8>) -> anyhow::Result<()> {
         }
     };
     let board = &wired.board;
-    if let Source::Fake(header) = &wired.source {
-        judge("fake pins", pins::suite(&mut || Ok(Box::new(header.clone())), free));
-    } else {
-        let mut character = || Ok(Box::new(pins::CharacterDevice::open(board)?) as Box<dyn pins::Pins>);
-        match pins::CharacterDevice::open(board) {
-            Err(error) if error.fault() == Some(Fault::Missing) => println!("character device: {error}"),
-            _ => judge("character device", pins::suite(&mut character, free)),
+    let mut judge_pins = |name: &str, open: Open<'_>| {
+        match open() {
+            Err(error) if error.fault() == Some(Fault::Missing) => return println!("{name}: {error}"),
+            _ => judge(name, pins::suite(open, free)),
         }
-        let mut registers = || Ok(Box::new(pins::Broadcom::open()?) as Box<dyn pins::Pins>);
-        match pins::Broadcom::open() {
-            Err(error) => println!("registers (rppal): {error}"),
-            Ok(_) => judge("registers (rppal)", pins::suite(&mut registers, free)),
+        if let Ok(pins) = open() {
+            judge(&format!("{name}, pulled up"), pins::pulled_up(pins, free[0]));
+        }
+    };
+    if let Source::Fake(header) = &wired.source {
+        judge_pins("fake pins", &mut || Ok(Box::new(header.clone())));
+    } else {
+        judge_pins("character device", &mut || {
+            Ok(Box::new(pins::CharacterDevice::open(board)?))
+        });
+        // a board with both is driven through one of them
+        if pins::Broadcom::is_here() || matches!(wired.source, Source::Registers) {
+            judge_pins("registers", &mut || Ok(Box::new(pins::Broadcom::open()?)));
+        }
+        // an agent has it, and shows something
+        if !agent_runs(config) {
+            judge("LED on the board", Onboard::suite(&board.onboard, &config.run));
         }
     }
     if failed {
