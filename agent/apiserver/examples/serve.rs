@@ -48,7 +48,7 @@ async fn main() -> anyhow::Result<()> {
                     pods: samples.collect(),
                     ..NodeSample::default()
                 };
-                server.metrics().record(node, sample);
+                server.metrics().record(node, sample, None);
             }
         }
     });

@@ -11,6 +11,7 @@ use minidc_api::quantity::{Format, Quantity};
 use minidc_store::{Entry, Store};
 use serde_json::{Value, json};
 
+use crate::live::Live;
 use crate::object;
 use crate::selection::Selection;
 
@@ -26,16 +27,18 @@ pub struct Metrics {
 #[derive(Clone, Debug)]
 struct Reading {
     sample: Arc<NodeSample>,
+    live: Option<Live>,
     at: Timestamp,
     seen: Instant,
 }
 
 impl Metrics {
-    /// Takes a node's measurement in; it replaces the one before. The time of arrival counts as its time, since the
-    /// clock of a node may be wrong.
-    pub fn record(&self, node: &str, sample: NodeSample) {
+    /// Takes a node's measurement in, with what else it says of itself; it replaces the one before. The time of arrival counts
+    /// as its time, since the clock of a node may be wrong.
+    pub fn record(&self, node: &str, sample: NodeSample, live: Option<Live>) {
         let reading = Reading {
             sample: Arc::new(sample),
+            live,
             at: Timestamp::now(),
             seen: Instant::now(),
         };
@@ -56,6 +59,12 @@ impl Metrics {
             .get(node)
             .filter(|reading| reading.is_fresh())
             .map(|reading| Arc::clone(&reading.sample))
+    }
+
+    /// What a node said of itself within the last ten seconds.
+    pub(crate) fn live(&self, node: &str) -> Option<Live> {
+        let nodes = self.read();
+        nodes.get(node).filter(|reading| reading.is_fresh())?.live.clone()
     }
 
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<String, Reading>> {

@@ -29,7 +29,8 @@ const TOKEN: base64::engine::GeneralPurpose = base64::engine::general_purpose::U
 pub(crate) fn get(call: &Call) -> Result<Response, Failure> {
     let shape = call.shape()?;
     if is_stored(call.kind) {
-        return respond::entry(call.kind, &call.stored()?, shape, StatusCode::OK);
+        let entry = call.server.metrics.shown(call.kind, call.stored()?, shape.form);
+        return respond::entry(call.kind, &entry, shape, StatusCode::OK);
     }
     let store = &call.server.store;
     let found = call
@@ -61,6 +62,10 @@ pub(crate) fn list(call: &Call, selection: &Selection) -> Result<Response, Failu
         selection,
         &options,
     )?;
+    let entries = entries
+        .into_iter()
+        .map(|entry| call.server.metrics.shown(call.kind, entry, shape.form))
+        .collect();
     Ok(respond::list(call.kind, entries, &meta, shape))
 }
 

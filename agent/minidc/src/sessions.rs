@@ -15,7 +15,7 @@ use futures::{StreamExt, future::BoxFuture, stream::BoxStream};
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 use minidc_api::feed::Feed;
-use minidc_apiserver::ApiServer;
+use minidc_apiserver::{ApiServer, Live};
 use minidc_hardware::{Reason, State};
 use minidc_link::{
     admission::{NodeRecord, TokenRecord},
@@ -270,20 +270,39 @@ fn written_as_foreign(node: &Value) -> bool {
         .any(|condition| condition["type"] == FOREIGN_STORE && condition["status"] == "True")
 }
 
+/// As reasons of conditions are written: `DiskPressure`.
+fn condition_reason(reason: Reason) -> String {
+    let words = reason.name().split('-');
+    words.map(|word| word[..1].to_uppercase() + &word[1..]).collect()
+}
+
+/// What the lights of a node say, by its condition; `None` when it never said anything.
+pub(crate) fn said(node: &Value) -> Option<String> {
+    let conditions = node.pointer("/status/conditions")?.as_array()?;
+    let of = |kind: &str| conditions.iter().find(|condition| condition["type"] == kind);
+    if of("Ready").is_some_and(|ready| ready["status"] == "Unknown") {
+        return Some("Unknown".into());
+    }
+    let written = &of(BOARD_HEALTHY)?["reason"];
+    let reason = Reason::ALL
+        .into_iter()
+        .find(|reason| *written == condition_reason(*reason))?;
+    Some(reason.to_string())
+}
+
 /// The condition `BoardHealthy`: True while nothing is wrong, with what the lights say as reason and message.
 fn board_condition(reason: Reason, now: Timestamp) -> Value {
-    let healthy = matches!(reason.state(), State::Ready | State::Busy);
-    // as reasons of conditions are written: DiskPressure
-    let name: String = reason
-        .name()
-        .split('-')
-        .map(|word| word[..1].to_uppercase() + &word[1..])
-        .collect();
+    let status = match reason.state() {
+        State::Ready | State::Busy => Some("True"),
+        // whoever looks for a board does not ask how it is
+        State::Locate => None,
+        _ => Some("False"),
+    };
     let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     json!({"status": {"conditions": [{
         "type": BOARD_HEALTHY,
-        "status": if healthy { "True" } else { "False" },
-        "reason": name,
+        "status": status,
+        "reason": condition_reason(reason),
         "message": format!("{}: {}", reason.state(), reason.meaning()),
         "lastTransitionTime": now,
         "lastHeartbeatTime": now,
@@ -424,7 +443,14 @@ impl ControlPlane for Sessions {
 
     fn heartbeat<'a>(&'a self, node: &'a str, heartbeat: Heartbeat) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            self.api.metrics().record(node, heartbeat.sample);
+            let said = Reason::ALL
+                .into_iter()
+                .find(|reason| reason.to_string() == heartbeat.led);
+            let live = said.map(|reason| Live {
+                annotation: (LED_ANNOTATION, heartbeat.led.clone()),
+                condition: board_condition(reason, Timestamp::now())["status"]["conditions"][0].take(),
+            });
+            self.api.metrics().record(node, heartbeat.sample, live);
             self.renew_lease(node).await;
             self.note_led(node, heartbeat.led).await;
             self.note_store(node, heartbeat.foreign_store).await;
@@ -519,5 +545,15 @@ mod tests {
         );
         assert_eq!(bad["message"], "degraded: the SD card is nearly full");
         assert_eq!(condition(Reason::Ready)["status"], "True");
+        assert!(condition(Reason::Locate)["status"].is_null());
+        let node = |ready: &str, reason| {
+            let ready = json!({"type": "Ready", "status": ready});
+            said(&json!({"status": {"conditions": [ready, condition(reason)]}}))
+        };
+        for reason in Reason::ALL {
+            assert_eq!(node("True", reason), Some(reason.to_string()));
+        }
+        assert_eq!(node("Unknown", Reason::Ready).as_deref(), Some("Unknown"));
+        assert_eq!(said(&json!({})), None);
     }
 }

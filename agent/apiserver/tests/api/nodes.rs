@@ -1,6 +1,7 @@
 //! What nodes and other users may do, and what is measured of nodes.
 
 use minidc_api::metrics::{ContainerSample, NodeSample, PodSample};
+use minidc_apiserver::Live;
 use serde_json::json;
 
 use crate::support::{Cluster, config_map, pod};
@@ -211,8 +212,8 @@ async fn measurements_of_nodes_and_pods_are_shown_while_fresh() {
         pods: vec![sample("a"), sample("gone")],
         ..NodeSample::default()
     };
-    cluster.server.metrics().record("pi-1", measured.clone());
-    cluster.server.metrics().record("unknown", measured);
+    cluster.server.metrics().record("pi-1", measured.clone(), None);
+    cluster.server.metrics().record("unknown", measured, None);
     let nodes = admin.get("/apis/metrics.k8s.io/v1beta1/nodes").await.expect(200);
     assert_eq!(nodes["kind"], "NodeMetricsList");
     assert_eq!(nodes["items"].as_array().unwrap().len(), 1);
@@ -240,4 +241,55 @@ async fn measurements_of_nodes_and_pods_are_shown_while_fresh() {
     assert_eq!(silent.message(), "nodes.metrics.k8s.io \"pi-2\" not found");
     cluster.server.metrics().forget("pi-1");
     admin.get("/apis/metrics.k8s.io/v1beta1/nodes/pi-1").await.expect(404);
+}
+
+#[tokio::test]
+async fn what_a_node_says_of_itself_is_shown_and_not_stored() {
+    const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+    const PATH: &str = "/api/v1/nodes/pi-1";
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin();
+    let healthy = json!({"type": "BoardHealthy", "status": "True", "reason": "Ready"});
+    let mut object = node("pi-1");
+    object["metadata"]["annotations"] = json!({"minidc.dev/led": "ready"});
+    admin.post("/api/v1/nodes", &object).await.expect(201);
+    admin
+        .merge(&format!("{PATH}/status"), &json!({"status": {"conditions": [healthy]}}))
+        .await
+        .expect(200);
+    let live = Live {
+        annotation: ("minidc.dev/led", "busy (cpu)".to_owned()),
+        condition: json!({"type": "BoardHealthy", "status": "True", "reason": "Cpu"}),
+    };
+    let metrics = cluster.server.metrics();
+    metrics.record("pi-1", NodeSample::default(), Some(live));
+    for path in ["/api/v1/nodes", PATH] {
+        let table = admin.get_as(path, TABLE).await.expect(200);
+        let cells = table["rows"][0]["cells"].as_array().unwrap();
+        assert_eq!(cells.last().unwrap(), "busy (cpu)", "{path}");
+    }
+    let shown = admin.get(PATH).await.expect(200);
+    assert_eq!(shown["status"]["conditions"][0]["reason"], "Cpu");
+    assert_eq!(shown["metadata"]["annotations"]["minidc.dev/led"], "ready");
+    let list = admin.get("/api/v1/nodes").await.expect(200);
+    assert_eq!(list["items"][0]["status"]["conditions"][0]["reason"], "Cpu");
+    metrics.forget("pi-1");
+    let stored = admin.get(PATH).await.expect(200);
+    assert_eq!(stored["status"]["conditions"][0]["reason"], "Ready");
+    assert_eq!(
+        stored["metadata"]["resourceVersion"], shown["metadata"]["resourceVersion"],
+        "nothing was written"
+    );
+}
+
+#[tokio::test]
+async fn node_has_its_own_pods_evicted_and_no_others() {
+    let cluster = Cluster::start().await;
+    cluster.running_pod("a", "pi-1").await;
+    let path = format!("{PODS}/a/eviction");
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a"}});
+    cluster.node("pi-2").post(&path, &eviction).await.expect(403);
+    cluster.node("pi-1").post(&path, &eviction).await.expect(201);
+    let ending = cluster.admin().get(&format!("{PODS}/a")).await.expect(200);
+    assert!(ending["metadata"]["deletionTimestamp"].is_string());
 }

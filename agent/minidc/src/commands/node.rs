@@ -8,6 +8,7 @@ use crate::{
     cli::NodeCommand,
     client::{self, Client},
     config::Config,
+    sessions,
 };
 
 const MERGE_PATCH: &str = "application/merge-patch+json";
@@ -149,7 +150,7 @@ pub(crate) async fn print(api: &mut Client) -> anyhow::Result<()> {
             } else {
                 condition("Ready", "reason")
             },
-            text("/metadata/annotations/minidc.dev~1led"),
+            sessions::said(node).unwrap_or_else(|| "-".into()),
             address
                 .and_then(|address| address["address"].as_str())
                 .unwrap_or("-")
