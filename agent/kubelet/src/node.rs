@@ -139,6 +139,12 @@ impl Node {
                     }
                 }
                 Ok(()) = changes.changed() => look = false,
+                // the lights follow at once what is measured; what is stored waits for the next look
+                Ok(()) = self.sample.changed() => {
+                    let judged = conditions.judge(&self.inputs(runtime_conditions.as_deref()), Instant::now());
+                    self.publish_health(runtime_conditions.as_deref(), &judged);
+                    continue;
+                }
                 Ok(()) = self.images_changed.changed() => (images, look) = (None, false),
                 () = check => {
                     look = false;

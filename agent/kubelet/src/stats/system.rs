@@ -10,8 +10,6 @@ use crate::cgroup::Cgroups;
 
 use super::meter::{cpu_nanoseconds, field, inactive_key, read};
 
-/// Readings between two looks at what changes slowly: disk and temperature.
-const SLOW: u32 = 5;
 /// A sensor of the processor itself, by the names that the kernel uses on Raspberry Pis and on PCs.
 const SENSORS: [&str; 5] = ["cpu_thermal", "cpu-thermal", "soc", "coretemp", "k10temp"];
 /// Interfaces that carry traffic of pods, which passes a real one again.
@@ -50,8 +48,6 @@ pub(crate) struct System {
     data: PathBuf,
     memory: Option<sysinfo::System>,
     sensor: Option<Components>,
-    slow: Reading,
-    readings: u32,
 }
 
 impl System {
@@ -64,8 +60,6 @@ impl System {
             data,
             memory: sysinfo::System::new().ok(),
             sensor,
-            slow: Reading::default(),
-            readings: 0,
         }
     }
 
@@ -120,10 +114,7 @@ impl System {
 
     pub(super) fn read(&mut self) -> Reading {
         self.refresh_memory();
-        if self.readings.is_multiple_of(SLOW) {
-            self.read_slow();
-        }
-        self.readings = self.readings.wrapping_add(1);
+        let (disk_used_bytes, disk_size_bytes) = disk(&self.data).unwrap_or_default();
         let (memory_bytes, memory_available_bytes) = self.memory();
         let (received_bytes, sent_bytes) = network(&read(Path::new("/proc/net/dev")).unwrap_or_default());
         let load = sysinfo::System::load_average();
@@ -131,24 +122,19 @@ impl System {
             cpu_nanoseconds: self.cpu(),
             memory_bytes,
             memory_available_bytes,
+            disk_used_bytes,
+            disk_size_bytes,
             received_bytes,
             sent_bytes,
+            temperature_millicelsius: self.temperature(),
             load_hundredths: load.map_or(0, |load| hundredths(load.one)),
-            ..self.slow
         }
     }
 
-    fn read_slow(&mut self) {
-        if let Some((used, size)) = disk(&self.data) {
-            (self.slow.disk_used_bytes, self.slow.disk_size_bytes) = (used, size);
-        }
-        if let Some(sensors) = &mut self.sensor {
-            let found = sensors.iter_mut().find(|sensor| is_processor(sensor));
-            self.slow.temperature_millicelsius = found.and_then(|sensor| {
-                sensor.refresh();
-                sensor.temperature().map(millicelsius)
-            });
-        }
+    fn temperature(&mut self) -> Option<i32> {
+        let sensor = self.sensor.as_mut()?.iter_mut().find(|sensor| is_processor(sensor))?;
+        sensor.refresh();
+        sensor.temperature().map(millicelsius)
     }
 
     fn cpu(&self) -> u64 {
