@@ -277,6 +277,25 @@ fn a_board_that_never_had_a_good_seed_waits_and_says_why() {
 }
 
 #[test]
+fn a_board_says_of_a_wrong_token_what_a_check_on_a_computer_says() {
+    let board = Board::new(&node("rack1"));
+    board.edit("name = \"pi-2\"", "name = \"pi-3\"");
+    let file = board.place.path().join("minidc.toml");
+    fs::write(&file, board.on_card(seed::FILE).unwrap()).unwrap();
+    let checked = board.minidc(&["seed", "check", &file.display().to_string()]);
+    let checked = String::from_utf8(checked.stdout).unwrap();
+    let (_, problem) = checked.trim().split_once("minidc.toml: ").unwrap();
+    assert!(
+        problem.contains(": token: it is for a board with name = \"pi-2\""),
+        "{checked}"
+    );
+    let (code, said) = board.start();
+    assert_eq!(code, 3, "{said}");
+    let told = board.on_card(seed::PROBLEM_FILE).unwrap();
+    assert!(told.contains(problem), "{told}\n{problem}");
+}
+
+#[test]
 fn a_board_with_nothing_to_start_says_so_by_its_lights_and_starts_nothing() {
     let board = Board::new(&server("rack1"));
     board.edit("role = \"server\"", "role = \"boss\"");

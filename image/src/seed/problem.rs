@@ -15,6 +15,28 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// Finds the line of its key, if it does not know it: who judges what a file says need not know where.
+    #[must_use]
+    pub fn located(mut self, text: &str) -> Self {
+        if let (None, Some(key)) = (self.line, &self.key) {
+            self.line = text.lines().position(|line| holds(line, key)).map(|index| index + 1);
+        }
+        self
+    }
+}
+
+/// Whether a line gives the key a value, or opens the section of this name.
+fn holds(line: &str, key: &str) -> bool {
+    let line = line.trim_start();
+    match line.strip_prefix('[') {
+        Some(section) => section.split(']').next().is_some_and(|name| name.trim() == key),
+        None => line
+            .strip_prefix(key)
+            .is_some_and(|rest| rest.trim_start().starts_with('=')),
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(line) = self.line {

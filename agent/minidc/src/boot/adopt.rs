@@ -151,10 +151,8 @@ pub(crate) fn take(card: Result<Card<'_>, String>, data: &Path, step: Step<'_>) 
         _ => Stage::Joined,
     };
     let judged = Seed::parse_bytes(&text, stage).and_then(|seed| {
-        let (identity, offer) = examine(&seed);
-        judge(&offer, &known)?;
-        let identity = identity.map(|identity| identity.pin().to_string());
-        Ok((seed.clone(), identity))
+        let pin = accept(&seed, &String::from_utf8_lossy(&text), &known)?;
+        Ok((seed, pin))
     });
     let (seed, pin) = match judged {
         Ok(judged) => judged,
@@ -326,6 +324,18 @@ fn facts(token: &str) -> Result<TokenFacts, String> {
         },
         node: token.node().map(ToOwned::to_owned),
     })
+}
+
+/// Judges a seed, of which `text` is the file, by what a board knows, and gives the pin of the cluster's identity in it.
+///
+/// # Errors
+/// Every reason not to use it.
+pub(crate) fn accept(seed: &Seed, text: &str, known: &Known) -> Result<Option<String>, Vec<Problem>> {
+    let (identity, offer) = examine(seed);
+    match judge(&offer, known) {
+        Ok(()) => Ok(identity.map(|identity| identity.pin().to_string())),
+        Err(problems) => Err(problems.into_iter().map(|problem| problem.located(text)).collect()),
+    }
 }
 
 /// Looks into the texts of a seed.

@@ -3,13 +3,13 @@
 use std::{path::Path, process::ExitCode};
 
 use anyhow::Context;
-use minidc_image::seed::{self, Membership, Problem, Seed, Stage};
-use minidc_link::{
-    clock,
-    token::{Token, TokenError},
+use minidc_image::{
+    boot::{Cluster, Known},
+    seed::{self, Membership, Problem, Seed, Stage},
 };
+use minidc_link::{clock, token::Token};
 
-use crate::cli::SeedCommand;
+use crate::{boot::adopt::accept, cli::SeedCommand};
 
 /// Runs one `seed` subcommand.
 pub(crate) fn run(command: &SeedCommand) -> anyhow::Result<ExitCode> {
@@ -29,7 +29,7 @@ fn check(file: &Path, stage: Stage) -> anyhow::Result<ExitCode> {
     let contents = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
     let problems = match Seed::parse_bytes(&contents, stage) {
         Ok(seed) => {
-            let problems = token_problems(&seed, &String::from_utf8_lossy(&contents), clock::system());
+            let problems = problems_inside(&seed, &String::from_utf8_lossy(&contents), clock::system());
             if problems.is_empty() {
                 println!(
                     "{} is in order: {}, {} of {}",
@@ -50,47 +50,29 @@ fn check(file: &Path, stage: Stage) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// What only somebody who understands tokens can find wrong: a token of another cluster or board, or of the past. `text` is the file,
-/// `now` in Unix seconds.
-pub(crate) fn token_problems(seed: &Seed, text: &str, now: u64) -> Vec<Problem> {
-    let Membership::Node {
-        token: Some(token),
-        ca_pin,
-    } = &seed.membership
-    else {
-        return Vec::new();
+/// What the board that starts with this seed would say of it, and that its token has expired, which only this computer's clock can
+/// tell. `text` is the file, `now` in Unix seconds.
+fn problems_inside(seed: &Seed, text: &str, now: u64) -> Vec<Problem> {
+    // a server's card that says that its identity was moved is taken at its word
+    let moved = seed.moved_authority.clone().map(|pin| Cluster {
+        name: seed.cluster.clone(),
+        pin,
+    });
+    let known = Known {
+        server: moved.map(Ok),
+        ..Known::default()
     };
-    let line = text
-        .lines()
-        .position(|line| line.trim_start().starts_with("token"))
-        .map(|index| index + 1);
-    let problem = |message: String| Problem {
-        line,
-        key: Some("token".into()),
-        message,
-    };
-    let token: Token = match token.expose().parse() {
-        Ok(token) => token,
-        Err(error) => return vec![problem(TokenError::to_string(&error))],
-    };
-    let mut problems = Vec::new();
-    if token.cluster() != seed.cluster {
-        problems.push(problem(format!(
-            "it is for the cluster {:?}, the file says {:?}",
-            token.cluster(),
-            seed.cluster
-        )));
-    }
-    if let Err(error) = token.check_node(&seed.node) {
-        problems.push(problem(error.to_string()));
-    }
-    if token.expires() < now {
-        problems.push(problem("it has expired: make a new one".into()));
-    }
-    if let Some(pin) = ca_pin
-        && !pin.eq_ignore_ascii_case(&token.pin().to_string())
+    let mut problems = accept(seed, text, &known).err().unwrap_or_default();
+    if let Membership::Node { token: Some(token), .. } = &seed.membership
+        && let Ok(token) = token.expose().parse::<Token>()
+        && token.expires() < now
     {
-        problems.push(problem("it is of another cluster than \"ca_pin\" names".into()));
+        let expired = Problem {
+            line: None,
+            key: Some("token".into()),
+            message: "it has expired: make a new one".into(),
+        };
+        problems.push(expired.located(text));
     }
     problems
 }
@@ -117,16 +99,16 @@ mod tests {
             .unwrap()
         };
         let said = |seed: &Seed, now| {
-            let problems = token_problems(seed, "# a remark\n token = \"…\"\n", now);
+            let problems = problems_inside(seed, "# a remark\n token = \"…\"\n", now);
             problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
         };
         assert_eq!(said(&seed("rack1", "pi-2", 1), 999), "");
         let all = said(&seed("rack2", "pi-3", 2), 1001);
         for word in [
-            "line 2: token: it is for the cluster \"rack1\", the file says \"rack2\"",
-            "the join token is for node \"pi-2\", this is \"pi-3\"",
-            "it has expired",
-            "another cluster than \"ca_pin\"",
+            "line 2: token: it is for cluster \"rack1\", not for \"rack2\"",
+            "line 2: token: it is for a board with name = \"pi-2\", not \"pi-3\"",
+            "line 2: token: it has expired",
+            "line 2: token: it is of a cluster that ca_pin does not name",
         ] {
             assert!(all.contains(word), "{word}\n{all}");
         }

@@ -692,7 +692,7 @@ fn a_seed_is_checked_in_words_with_lines() {
     outcome.failed();
     assert_eq!(
         outcome.said,
-        "minidc.toml: line 4: token: the join token is for node \"pi-2\", this is \"pi-1\"\n"
+        "minidc.toml: line 4: token: it is for a board with name = \"pi-2\", not \"pi-1\"\n"
     );
     check(&format!("{}token = \"{token}\"\n", node.replace("pi-1", "pi-2")), &[]).succeeded();
 }
