@@ -106,7 +106,7 @@ fn each_state_is_seen_from_outside(world: &World) -> Result<()> {
 }
 
 /// Looks at the pins for two rounds; gives the times of one, lit and dark in turn, when they are those that are meant.
-fn watch(qmp: &mut Qmp, lit: [bool; 3], times: &[u128]) -> Result<Vec<u128>> {
+pub(crate) fn watch(qmp: &mut Qmp, lit: [bool; 3], times: &[u128]) -> Result<Vec<u128>> {
     let round: u128 = times.iter().sum();
     let (begin, mut edges) = (Instant::now(), Vec::new());
     let mut before = None;
