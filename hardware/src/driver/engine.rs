@@ -88,14 +88,14 @@ impl Engine {
             watchdog.feed();
         }
         let reason = news.wish.unwrap_or_else(|| Reason::of(&news.health));
-        if self.said != Some(reason) {
+        let is_news = self.said != Some(reason);
+        if is_news {
             tracing::debug!(from = self.said.map(tracing::field::display), to = %reason, "lights");
             // the pattern is not begun anew by a reason that looks the same
             if self.said.map(Reason::state) != Some(reason.state()) {
                 self.began = now;
             }
             self.said = Some(reason);
-            self.publish(reason);
         }
         if news.counts != self.counts {
             self.counts = news.counts;
@@ -117,6 +117,10 @@ impl Engine {
             frame.nodes.clear();
         }
         self.show(&frame);
+        // what is told is to be seen already
+        if is_news {
+            self.publish(reason);
+        }
         let nodes = frame
             .nodes
             .iter()
