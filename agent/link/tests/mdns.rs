@@ -1,5 +1,5 @@
 //! Discovery with a real Avahi and D-Bus, in network, mount and process namespaces of their own. Needs root, and the Debian packages
-//! avahi-daemon, dbus, iproute2 and util-linux.
+//! avahi-daemon, avahi-utils, dbus, iproute2 and util-linux.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is a failed test")]
 
@@ -220,4 +220,24 @@ async fn inside() {
     found_by_looking_again(&mdns, &mut candidates, both).await;
     drop(second);
     until(&mut candidates, |found| found.iter().all(|one| one.cluster == "garage")).await;
+
+    // One that nobody could say the address of when it was first seen: tried again without being asked.
+    let pin = format!("pin={}", Pin([7; 32]));
+    let _late = Daemon(
+        Command::new("avahi-publish")
+            .args(["-s", "-H", "late.local", "late", "_minidc._tcp", "6443"])
+            .args(["cluster=shed", "protocol=1", &pin])
+            .spawn()
+            .expect("avahi-utils is installed"),
+    );
+    // Avahi gives up resolving after 5 s
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(candidates.borrow().iter().all(|one| one.cluster == "garage"));
+    let _address = Daemon(
+        Command::new("avahi-publish")
+            .args(["-a", "late.local", "10.9.8.78"])
+            .spawn()
+            .unwrap(),
+    );
+    until(&mut candidates, |found| found.iter().any(|one| one.cluster == "shed")).await;
 }

@@ -30,6 +30,9 @@ fn main() -> ExitCode {
     let start = Instant::now();
     let result = Lab::new().and_then(|lab| {
         let result = all(&lab);
+        if result.is_err() {
+            lab.tell();
+        }
         if std::env::var_os("ANSIBLE_KEEP").is_none() {
             lab.machine(&["down"])?;
         }
@@ -283,6 +286,27 @@ struct Lab {
 }
 
 impl Lab {
+    /// Prints what the machines said last.
+    fn tell(&self) {
+        for machine in MACHINES {
+            let journal = self.inside(
+                machine,
+                &[
+                    "journalctl",
+                    "-q",
+                    "--no-pager",
+                    "-n",
+                    "60",
+                    "-u",
+                    "minidc*",
+                    "-u",
+                    "avahi-daemon",
+                ],
+            );
+            eprintln!("m{machine}:\n{}", journal.unwrap_or_else(|error| format!("{error:#}")));
+        }
+    }
+
     fn new() -> Result<Self> {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
         let directory = std::path::absolute(target)?.join("ansible");

@@ -18,8 +18,10 @@ use crate::{Error, protocol};
 const WAIT: Duration = Duration::from_millis(500);
 /// Between attempts while there is no Avahi.
 const RETRY: Duration = Duration::from_secs(2);
-/// Least age of a browser that is replaced because what it found leads nowhere.
+/// Least age of a browser that is replaced because what it found leads nowhere, or could not be resolved.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The same, doubled each time, for what cannot be resolved again and again.
+const LOOK_AGAIN_LONGEST: Duration = Duration::from_secs(60);
 
 /// What is wanted of multicast DNS.
 #[derive(Clone, Debug)]
@@ -71,6 +73,7 @@ impl Mdns {
             stop: Arc::clone(&stop),
             again: Arc::clone(&again),
             suffix: 1,
+            patience: LOOK_AGAIN,
         };
         let thread = std::thread::Builder::new()
             .name("mdns".into())
@@ -116,6 +119,8 @@ impl Drop for Mdns {
 enum Event {
     Seen(Box<ServiceDiscovery>),
     Gone(String),
+    /// Somebody announces a service and did not say where it is: lost on a busy network, or gone.
+    Unresolved,
     Announced(String),
     /// Everything must be built anew.
     Broken(String),
@@ -130,6 +135,8 @@ struct Worker {
     again: Arc<AtomicBool>,
     /// Number appended to our name when another program on this machine has it.
     suffix: u32,
+    /// Age of the browser at which what it could not resolve is tried once more, by a new one.
+    patience: Duration,
 }
 
 /// One browser and one publisher. Loops before their owners, so that they are dropped first.
@@ -208,7 +215,7 @@ impl Worker {
         });
         let mut found = Vec::new();
         let began = Instant::now();
-        let mut published = false;
+        let (mut published, mut unresolved) = (false, false);
         while !self.stop.load(Ordering::Relaxed) {
             for event_loop in &round.loops {
                 if let Err(error) = event_loop.poll(WAIT) {
@@ -218,11 +225,16 @@ impl Worker {
             if began.elapsed() > LOOK_AGAIN && self.again.swap(false, Ordering::Relaxed) {
                 return None;
             }
+            if unresolved && began.elapsed() > self.patience {
+                self.patience = (self.patience * 2).min(LOOK_AGAIN_LONGEST);
+                return None;
+            }
             let mut changed = false;
             let mut surroundings = None;
             while let Ok(event) = round.events.try_recv() {
                 match event {
-                    Event::Seen(_) if !self.options.browse => {}
+                    Event::Seen(_) | Event::Unresolved if !self.options.browse => {}
+                    Event::Unresolved => unresolved = true,
                     Event::Seen(service) => {
                         let surroundings = surroundings.get_or_insert_with(|| self.surroundings());
                         changed |= add(&mut found, &sighting(&service), surroundings);
@@ -284,8 +296,8 @@ fn browser_callback(sender: Sender<Event>) -> Box<zeroconf::ServiceBrowserCallba
         let event = match result {
             Ok(BrowserEvent::Add(service)) => Event::Seen(Box::new(service)),
             Ok(BrowserEvent::Remove(removal)) => Event::Gone(removal.name().clone()),
-            // One peer that did not answer is no reason to start again; the library tells by its text only.
-            Err(error) if error.to_string().contains("failed to resolve") => return,
+            // The library tells by its text only.
+            Err(error) if error.to_string().contains("failed to resolve") => Event::Unresolved,
             Err(error) => Event::Broken(error.to_string()),
         };
         send(&sender, event);
