@@ -11,6 +11,6 @@ pub mod machine;
 pub mod network;
 pub mod qmp;
 
-pub use card::Card;
+pub use card::{Card, Model};
 pub use machine::{Board, Machine, Power};
 pub use network::{Addressing, Network};

@@ -16,8 +16,27 @@ use minidc_image::{
 
 use crate::run;
 
-/// Section of `config.txt` for a Pi 3 B.
-const MODEL: &str = "pi3";
+/// A model of the Pi, as the firmware and the kernel know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Model {
+    /// Section of `config.txt`.
+    section: &'static str,
+    /// Device tree where `config.txt` names none: the upstream kernel's own, and that of Raspberry Pi's kernel.
+    device_trees: [&'static str; 2],
+}
+
+impl Model {
+    /// A Raspberry Pi 3 B.
+    pub const PI_3: Self = Self {
+        section: "pi3",
+        device_trees: ["bcm2837-rpi-3-b.dtb", "bcm2710-rpi-3-b.dtb"],
+    };
+    /// A Raspberry Pi Zero 2 W.
+    pub const ZERO_2_W: Self = Self {
+        section: "pi02",
+        device_trees: ["bcm2837-rpi-zero-2-w.dtb", "bcm2710-rpi-zero-2-w.dtb"],
+    };
+}
 
 /// A card in a file.
 #[derive(Clone, Debug)]
@@ -32,7 +51,7 @@ pub struct BootFiles {
     pub kernel: PathBuf,
     /// Initial root.
     pub initrd: PathBuf,
-    /// Device tree of a Pi 3 B.
+    /// Device tree of the model.
     pub device_tree: PathBuf,
     /// The kernel's parameters.
     pub command_line: String,
@@ -150,14 +169,14 @@ impl Card {
         }
     }
 
-    /// Loads what a Pi 3 B would: the slot that `autoboot.txt` names, and of its `config.txt` what holds for this model. The files
-    /// are copied to `directory`.
+    /// Loads what a Pi of this model would: the slot that `autoboot.txt` names, and of its `config.txt` what holds for the model. The
+    /// files are copied to `directory`.
     ///
     /// # Errors
     /// If the firmware would find no kernel or initrd.
-    pub fn boot_files(&self, directory: &Path) -> Result<BootFiles> {
+    pub fn boot_files(&self, directory: &Path, model: Model) -> Result<BootFiles> {
         let autoboot = self.selector_file("autoboot.txt")?.context("autoboot.txt is missing")?;
-        let autoboot = settings(&String::from_utf8(autoboot)?, MODEL);
+        let autoboot = settings(&String::from_utf8(autoboot)?, model.section);
         let slot: u32 = autoboot
             .get("boot_partition")
             .context("autoboot.txt names no slot")?
@@ -178,7 +197,7 @@ impl Card {
             .with_context(|| format!("read {name} of partition {slot}"))?;
             Ok(to)
         };
-        let config = settings(&fs::read_to_string(read("config.txt")?)?, MODEL);
+        let config = settings(&fs::read_to_string(read("config.txt")?)?, model.section);
         let named = |key: &str, otherwise: &str| config.get(key).map_or(otherwise, String::as_str).to_owned();
         let command_line = fs::read_to_string(read(&named("cmdline", "cmdline.txt"))?)?;
         Ok(BootFiles {
@@ -188,8 +207,8 @@ impl Card {
             device_tree: read(&named(
                 "device_tree",
                 match config.get("upstream_kernel").map(String::as_str) {
-                    Some("1") => "bcm2837-rpi-3-b.dtb",
-                    _ => "bcm2710-rpi-3-b.dtb",
+                    Some("1") => model.device_trees[0],
+                    _ => model.device_trees[1],
                 },
             ))?,
             command_line: command_line.trim().to_owned(),

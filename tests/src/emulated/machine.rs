@@ -9,7 +9,11 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{card::Card, network::Network, qmp::Qmp};
+use super::{
+    card::{Card, Model},
+    network::Network,
+    qmp::Qmp,
+};
 use crate::eventually;
 
 /// What is emulated.
@@ -17,6 +21,8 @@ use crate::eventually;
 pub enum Board {
     /// A Raspberry Pi 3 B: its SD host, USB, GPIO; four cores, 1 GB. The card gives 1.6 MB/s.
     Pi3,
+    /// The same with the device tree of a Raspberry Pi Zero 2 W, which names the LED on the board.
+    Zero2W,
     /// A machine without anything of a Pi, about twice as fast, with a fast disk; memory in MiB.
     Virt {
         /// Memory in MiB.
@@ -31,6 +37,8 @@ pub struct Power {
     pub board: Board,
     /// Kernel parameters besides those of the card.
     pub parameters: Vec<String>,
+    /// An archive (cpio) whose files are in the initrd besides the card's.
+    pub archive: Option<PathBuf>,
 }
 
 impl Power {
@@ -40,6 +48,7 @@ impl Power {
         Self {
             board,
             parameters: Vec::new(),
+            archive: None,
         }
     }
 
@@ -69,7 +78,19 @@ impl Machine {
     pub fn start(name: &str, card: &Card, network: &Network, directory: &Path, power: &Power) -> Result<Self> {
         let files = directory.join(format!("{name}-boot"));
         fs::create_dir_all(&files).with_context(|| format!("create {}", files.display()))?;
-        let boot = card.boot_files(&files)?;
+        let model = match power.board {
+            Board::Zero2W => Model::ZERO_2_W,
+            Board::Pi3 | Board::Virt { .. } => Model::PI_3,
+        };
+        let mut boot = card.boot_files(&files, model)?;
+        if let Some(archive) = &power.archive {
+            let mut initrd = fs::read(archive)?;
+            // the kernel looks for the next archive at the next word
+            initrd.resize(initrd.len().next_multiple_of(4), 0);
+            initrd.extend(fs::read(&boot.initrd)?);
+            boot.initrd = files.join("initrd-with-archive");
+            fs::write(&boot.initrd, initrd)?;
+        }
         let serial = directory.join(format!("{name}.log"));
         let control = directory.join(format!("{name}.qmp"));
         for old in [&serial, &control] {
@@ -80,7 +101,7 @@ impl Machine {
         network.remove_port(&port);
         network.port(&port)?;
         // A console that the machine has not would keep a later one of the same driver from being used.
-        let keep = |parameter: &&str| power.board == Board::Pi3 || !parameter.starts_with("console=");
+        let keep = |parameter: &&str| !matches!(power.board, Board::Virt { .. }) || !parameter.starts_with("console=");
         let mut parameters: Vec<String> = boot.command_line.split(' ').filter(keep).map(String::from).collect();
         let mut command = network.on_switch("qemu-system-aarch64");
         let drive = format!("file={},format=raw,cache=unsafe", card.path().display());
@@ -96,7 +117,7 @@ impl Machine {
             .args(["-qmp", &format!("unix:{},server=on,wait=off", control.display())]);
         let console = format!("file:{}", serial.display());
         match power.board {
-            Board::Pi3 => {
+            Board::Pi3 | Board::Zero2W => {
                 command.args(["-M", "raspi3b", "-dtb"]).arg(&boot.device_tree);
                 command.args(["-drive", &format!("{drive},if=sd")]);
                 command.args(["-device", &format!("usb-net,netdev=n0,mac={hardware}")]);

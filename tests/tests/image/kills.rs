@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use minidc_tests::{
     clients::{Bound, Proxy, Writer},
-    emulated::Card,
+    emulated::{Card, Model},
     eventually,
     history::{History, Random, Written},
     run, workspace,
@@ -202,7 +202,7 @@ impl Parts {
             ])
             .arg(&image)
             .arg(card.path()))?;
-        let boot = card.boot_files(directory)?;
+        let boot = card.boot_files(directory, Model::PI_3)?;
         // a later archive's files take the place of an earlier one's
         let more = directory.join("more");
         fs::create_dir_all(&more)?;

@@ -9,6 +9,7 @@ mod alone;
 mod health;
 mod kills;
 mod leds;
+mod pins;
 mod rack;
 mod stages;
 mod world;
@@ -28,7 +29,16 @@ fn main() -> ExitCode {
     // One after the other, and in this thread: machines end with the thread that started them, and two of them keep this
     // computer busy.
     arguments.test_threads = Some(1);
-    let promises: Vec<Promise> = [rack::ALL, health::ALL, leds::ALL, rack::LAST, alone::ALL, kills::ALL].concat();
+    let promises: Vec<Promise> = [
+        rack::ALL,
+        health::ALL,
+        leds::ALL,
+        rack::LAST,
+        pins::ALL,
+        alone::ALL,
+        kills::ALL,
+    ]
+    .concat();
     let world = match World::new() {
         Ok(world) => std::sync::Arc::new(world),
         Err(_) if arguments.list => {

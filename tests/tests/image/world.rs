@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use minidc_tests::{
-    emulated::{Addressing, Board, Card, Machine, Network, Power},
+    emulated::{Addressing, Board, Card, Machine, Model, Network, Power},
     minidc, run, workspace,
 };
 use serde_json::Value;
@@ -358,7 +358,7 @@ fn secrets(card: &Card) -> Result<Vec<String>> {
 
 /// A program of the card's initrd, such as `bin/busybox`.
 pub(crate) fn initrd_program(card: &Card, directory: &Path, name: &str) -> Result<Vec<u8>> {
-    let files = card.boot_files(directory)?;
+    let files = card.boot_files(directory, Model::PI_3)?;
     let script = "for unpack in zstd xz gzip; do $unpack -dcq \"$0\" 2>/dev/null | cpio -i --quiet --to-stdout \"$1\" \"./$1\" 2>/dev/null >\"$2\"
         [ -s \"$2\" ] && exit; done; exit 1";
     let to = directory.join("initrd-program");

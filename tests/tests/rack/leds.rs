@@ -1,5 +1,8 @@
 //! The lights: what the recorded levels of the pins say, compared with what is so, and how soon.
 
+pub(crate) mod button;
+pub(crate) mod soon;
+
 use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};

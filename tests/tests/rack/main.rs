@@ -48,6 +48,8 @@ fn main() -> ExitCode {
         boot::ALL,
         kubeconfig::ALL,
         leds::ALL,
+        leds::soon::ALL,
+        leds::button::ALL,
         failures::ALL,
         racks::ALL,
     ]
