@@ -95,7 +95,7 @@ mod tests {
         })
     }
 
-    fn live(led: &str, status: Value, reason: &str) -> Live {
+    fn live(led: &str, status: &Value, reason: &str) -> Live {
         Live {
             annotation: ("minidc.dev/led", led.into()),
             condition: json!({"type": "BoardHealthy", "status": status, "reason": reason, "lastTransitionTime": "now"}),
@@ -106,22 +106,22 @@ mod tests {
     fn load_is_shown_over_what_is_stored() {
         for (live, condition, led) in [
             (
-                live("ready", json!("True"), "Ready"),
+                live("ready", &json!("True"), "Ready"),
                 json!(["True", "Ready", "before"]),
                 "ready",
             ),
             (
-                live("busy (cpu)", json!("True"), "Cpu"),
+                live("busy (cpu)", &json!("True"), "Cpu"),
                 json!(["True", "Cpu", "before"]),
                 "busy (cpu)",
             ),
             (
-                live("locate", Value::Null, "Locate"),
+                live("locate", &Value::Null, "Locate"),
                 json!(["True", "Locate", "before"]),
                 "locate",
             ),
             (
-                live("lost (node-lost)", json!("False"), "NodeLost"),
+                live("lost (node-lost)", &json!("False"), "NodeLost"),
                 json!(["False", "NodeLost", "now"]),
                 "lost (node-lost)",
             ),
