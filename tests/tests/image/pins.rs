@@ -128,13 +128,7 @@ fn section<'a>(console: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn character_device_shows_each_state(world: &World) -> Result<()> {
-    let console = walk(
-        world,
-        "pins-auto",
-        Board::Zero2W,
-        "auto",
-        Left { red: false, act: true },
-    )?;
+    let console = walk(world, "pins-auto", Board::Zero2W, "auto", true)?;
     let chip = "(/dev/gpiochip0): ";
     says(
         &console,
@@ -160,8 +154,7 @@ fn character_device_shows_each_state(world: &World) -> Result<()> {
 
 /// Debian's kernel has no `/dev/gpiomem`, and keeps all memory from programs but in this boot.
 fn registers_show_each_state(world: &World) -> Result<()> {
-    let left = Left { red: true, act: false };
-    let console = walk(world, "pins-registers", Board::Pi3, "registers", left)?;
+    let console = walk(world, "pins-registers", Board::Pi3, "registers", false)?;
     says(&console, "suite", &["registers: passed"])?;
     says(
         &console,
@@ -187,14 +180,6 @@ fn says(console: &str, name: &str, words: &[&str]) -> Result<()> {
     }
 }
 
-/// How lights are left behind that nobody drives any more.
-#[derive(Clone, Copy)]
-struct Left {
-    red: bool,
-    /// Whether there is an LED on the board, which is lit then.
-    act: bool,
-}
-
 /// A look at the pins, so many milliseconds after the first.
 #[derive(Clone, Copy, Debug)]
 struct Look {
@@ -203,8 +188,9 @@ struct Look {
     act: bool,
 }
 
-/// Boots the card with [`LIGHTS`] and watches until each state was seen; gives what the board said.
-fn walk(world: &World, name: &str, board: Board, driver: &str, left: Left) -> Result<String> {
+/// Boots the card with [`LIGHTS`] and watches until each state was seen, on the LED on the board too where the kernel knows it; gives
+/// what the board said.
+fn walk(world: &World, name: &str, board: Board, driver: &str, has_led: bool) -> Result<String> {
     let laptop = world.laptop(&format!("laptop-{name}"), Addressing::LinkLocal)?;
     let card = world.flash(&laptop, name, "node", &[])?;
     let mut power = Power::on(board)
@@ -232,7 +218,7 @@ fn walk(world: &World, name: &str, board: Board, driver: &str, left: Left) -> Re
         // a line that is still being written is not read
         let line = console.rsplit('\n').nth(1).unwrap_or_default().trim_end().to_owned();
         if line != now {
-            if let Some((stage, outcome)) = judge(&now, &looks, &functions, left) {
+            if let Some((stage, outcome)) = judge(&now, &looks, &functions, has_led) {
                 match outcome {
                     Ok(words) => {
                         println!("{stage}: {words}");
@@ -259,7 +245,7 @@ fn walk(world: &World, name: &str, board: Board, driver: &str, left: Left) -> Re
             act: !level(ACT),
         });
         if at > SETTLE && functions.is_empty() {
-            for pin in PINS.into_iter().chain(left.act.then_some(ACT)) {
+            for pin in PINS.into_iter().chain(has_led.then_some(ACT)) {
                 let register = word(&mut qmp, FUNCTIONS + pin / 10 * 4)?;
                 functions.insert(pin, register >> (pin % 10 * 3) & 7);
             }
@@ -285,7 +271,7 @@ fn judge(
     line: &str,
     looks: &[Look],
     functions: &BTreeMap<u32, u32>,
-    left: Left,
+    has_led: bool,
 ) -> Option<(&'static str, Result<String>)> {
     let settled: Vec<Look> = looks.iter().copied().filter(|look| look.at > SETTLE).collect();
     let steady = |leds: [bool; 3], act: Option<bool>| {
@@ -304,8 +290,9 @@ fn judge(
     match line {
         // the kernel does with the LED on the board what it did before
         "== dark" => return Some(("dark", steady([false; 3], None))),
+        // red stays lit, and so does the LED on the board: this kernel leaves outputs as they are when their program is gone
         "== fault" => {
-            let outcome = steady([false, false, left.red], left.act.then_some(true));
+            let outcome = steady([false, false, true], has_led.then_some(true));
             return Some(("fault", outcome));
         }
         _ => {}
@@ -315,7 +302,7 @@ fn judge(
         let others: Vec<_> = functions.iter().filter(|(_, function)| **function != OUTPUT).collect();
         ensure!(!functions.is_empty() && others.is_empty(), "no outputs: {others:?}");
         if times.is_empty() {
-            return steady([false; 3], left.act.then_some(false));
+            return steady([false; 3], has_led.then_some(false));
         }
         // a look in the middle of a change sees some of the pins changed
         let odd = settled
@@ -323,7 +310,7 @@ fn judge(
             .find(|two| two[0].leds == two[1].leds && two[0].leds != lit && two[0].leds != [false; 3]);
         ensure!(odd.is_none(), "meant {lit:?}, seen {odd:?}");
         let rounds = rounds(&settled, times, |look| look.leds == lit)?;
-        if left.act {
+        if has_led {
             let act = self::rounds(&settled, times, |look| look.act).context("the LED on the board")?;
             return Ok(format!("{lit:?}, outputs, {rounds:?} ms, LED on the board {act:?} ms"));
         }
