@@ -115,16 +115,16 @@ const TRIES: usize = 5;
 const REST: Duration = Duration::from_secs(5);
 
 /// Proves promises about time, each with its name and the time promised. `attempt` measures all of them once and leaves the
-/// rack as it found it. One attempt of five must keep them all: others' work on the same machine may spoil one, but what
-/// is promised must be possible.
+/// rack as it found it. Each promise must be kept by one attempt of five: others' work on the same machine may spoil some, but
+/// what is promised must be possible.
 ///
 /// # Errors
-/// With all that was measured, when no attempt kept them all; the attempt's own.
+/// With all that was measured, when no attempt kept one of them; the attempt's own.
 pub fn in_time<const N: usize>(
     promised: [(&str, Duration); N],
     mut attempt: impl FnMut() -> Result<[Duration; N]>,
 ) -> Result<()> {
-    let mut tries = Vec::new();
+    let (mut tries, mut best) = (Vec::new(), [Duration::MAX; N]);
     while tries.len() < TRIES {
         let measured = attempt()?;
         let words = promised.iter().zip(&measured);
@@ -132,7 +132,8 @@ pub fn in_time<const N: usize>(
             .map(|((what, limit), took)| format!("{what} {took:.1?} (promised: {limit:?})"))
             .collect();
         println!("{}", said.join(", "));
-        if promised.iter().zip(&measured).all(|((_, limit), took)| took < limit) {
+        best = std::array::from_fn(|index| best[index].min(measured[index]));
+        if promised.iter().zip(&best).all(|((_, limit), took)| took < limit) {
             return Ok(());
         }
         tries.push(said.join(", "));
