@@ -3,7 +3,7 @@
 pub(crate) mod button;
 pub(crate) mod soon;
 
-use std::{fs, path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use minidc_tests::{PATIENCE, Rack, condition, eventually, in_time};
@@ -16,11 +16,6 @@ pub(crate) const ALL: &[Promise] = &[
         states_can_be_read_off,
     ),
     ("a_crash_loop_shows_and_goes", a_crash_loop_shows_and_goes),
-    (
-        "an_overloaded_board_is_busy_and_nothing_is_stored_of_it",
-        an_overloaded_board_is_busy,
-    ),
-    ("a_full_disk_shows_and_goes", a_full_disk_shows_and_goes),
     (
         "a_lost_node_shows_on_the_control_plane",
         a_lost_node_shows_on_the_control_plane,
@@ -199,72 +194,6 @@ fn a_crash_loop_shows_and_goes(rack: &Rack) -> Result<()> {
         Ok(condition(&rack.get(&["node", "pi-2"])?, "BoardHealthy") == "True")
     })
     .map(drop)
-}
-
-/// What else this computer does may leave a virtual Pi less than all cores: for this promise it goes first.
-fn prefer(rack: &Rack, node: &str, preferred: bool) {
-    let own = format!("{}/{node}", rack.name);
-    for group in ["", &rack.name, &own] {
-        for (file, high, usual) in [
-            ("cpu/minidc-rack/{}/cpu.shares", "200000", "1024"),
-            ("minidc-rack/{}/cpu.weight", "10000", "100"),
-        ] {
-            let path = Path::new("/sys/fs/cgroup").join(file.replace("{}", group));
-            if path.exists() {
-                let _ = fs::write(path, if preferred { high } else { usual });
-            }
-        }
-    }
-}
-
-fn an_overloaded_board_is_busy(rack: &Rack) -> Result<()> {
-    well(rack, "pi-3")?;
-    let cores = std::thread::available_parallelism()?.get();
-    // named, so that they can be ended by name
-    let burn = format!(
-        "cp /bin/dash /tmp/burn; for i in $(seq {}); do timeout 120 /tmp/burn -c 'while :; do :; done' & done; wait",
-        cores * 2
-    );
-    prefer(rack, "pi-3", true);
-    let outcome = std::thread::scope(|scope| {
-        let load = scope.spawn(|| rack.in_node("pi-3", &["sh", "-c", &burn]));
-        let outcome = says(rack, "pi-3", "busy (cpu)").and_then(|_| {
-            let node = rack.get(&["node", "pi-3"])?;
-            ensure!(!node.to_string().contains("busy"), "load was stored: {node}");
-            Ok(())
-        });
-        rack.in_node("pi-3", &["pkill", "-KILL", "-x", "burn"]).ok();
-        drop(load.join());
-        outcome
-    });
-    prefer(rack, "pi-3", false);
-    outcome?;
-    says(rack, "pi-3", "ready").map(drop)
-}
-
-/// A disk of its own for a node's data is not there on a rack; what the kubelet measures is the file system that all share, so
-/// a smaller one is mounted over the directory that it measures, and filled.
-fn a_full_disk_shows_and_goes(rack: &Rack) -> Result<()> {
-    well(rack, "pi-2")?;
-    let agent = "/var/lib/minidc/agent";
-    let inside = |script: &str| rack.in_node("pi-2", &["sh", "-ec", script]);
-    inside(&format!(
-        "mkdir -p /tmp/small; mount -t tmpfs -o size=40m small /tmp/small; cp -a {agent}/. /tmp/small/; mount --move /tmp/small {agent}"
-    ))?;
-    let outcome = (|| -> Result<()> {
-        rack.kill_minidc("pi-2")?;
-        well(rack, "pi-2").ok();
-        inside(&format!("head -c 39m /dev/zero >{agent}/full || true"))?;
-        says(rack, "pi-2", "degraded (disk-pressure)")?;
-        reads(rack, "pi-2", "degraded")?;
-        inside(&format!("rm {agent}/full"))?;
-        Ok(())
-    })();
-    inside(&format!("umount -l {agent}"))?;
-    rack.kill_minidc("pi-2")?;
-    outcome?;
-    well(rack, "pi-2")?;
-    eventually(PATIENCE, "pi-2 Ready", || rack.node_is("pi-2", "True")).map(drop)
 }
 
 fn a_lost_node_shows_on_the_control_plane(rack: &Rack) -> Result<()> {

@@ -77,7 +77,7 @@ fn press(rack: &Rack, milliseconds: u64) -> Result<u64> {
 
 fn short_press_counts(rack: &Rack) -> Result<()> {
     with_button(rack, |_| {
-        super::prefer(rack, "pi-3", true);
+        super::soon::prefer(rack, "pi-3", true);
         let (load, counted) = thread::scope(|scope| {
             let load = scope.spawn(|| burn(rack, "pi-3"));
             let counted = says(rack, "pi-3", "busy (cpu)").and_then(|_| {
@@ -98,7 +98,7 @@ fn short_press_counts(rack: &Rack) -> Result<()> {
             (load.join(), counted)
         });
         drop(load);
-        super::prefer(rack, "pi-3", false);
+        super::soon::prefer(rack, "pi-3", false);
         counted
     })
 }
