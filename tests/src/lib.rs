@@ -106,6 +106,8 @@ pub fn eventually(limit: Duration, what: impl Display, mut probe: impl FnMut() -
     }
 }
 
+/// What kubectl says when a busy machine was to blame, and nothing was done.
+const HELD_UP: [&str; 2] = [" is not connected", "TLS handshake timeout"];
 /// For a node whose link was lost.
 const DIALS_AGAIN: Duration = Duration::from_secs(20);
 
@@ -228,7 +230,7 @@ impl Rack {
     }
 
     /// Runs kubectl, which must succeed; gives its standard output. A node that a busy machine held up for longer than a link
-    /// bears is waited for: it dials again.
+    /// bears is waited for: it dials again. So is a server that was held up before it heard what was wanted.
     ///
     /// # Errors
     /// If it fails.
@@ -236,7 +238,7 @@ impl Rack {
         let end = Instant::now() + DIALS_AGAIN;
         loop {
             match run(&mut self.kubectl_command(arguments)) {
-                Err(error) if error.to_string().contains(" is not connected") && Instant::now() < end => {
+                Err(error) if HELD_UP.iter().any(|words| error.to_string().contains(words)) && Instant::now() < end => {
                     std::thread::sleep(Duration::from_millis(200));
                 }
                 outcome => return outcome,
