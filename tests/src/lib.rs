@@ -377,12 +377,15 @@ impl Rack {
         self.rack("exec", &all)
     }
 
-    /// Kills minidc in a virtual Pi with SIGKILL; its supervisor starts it again.
+    /// Kills minidc in a virtual Pi with SIGKILL; its supervisor starts it again. One that is just being started is waited for.
     ///
     /// # Errors
     /// If there is none.
     pub fn kill_minidc(&self, node: &str) -> Result<()> {
-        self.in_node(node, &["pkill", "-KILL", "-x", "minidc"]).map(drop)
+        eventually(PATIENCE, format!("minidc on {node} to kill"), || {
+            self.in_node(node, &["pkill", "-KILL", "-x", "minidc"]).map(|_| true)
+        })
+        .map(drop)
     }
 }
 

@@ -37,6 +37,8 @@ const SOON: Duration = Duration::from_secs(1);
 const STILL: Duration = Duration::from_millis(3600);
 /// Without a word for so long, a node takes the control plane for away, and cannot know it before.
 const SILENCE: Duration = Duration::from_secs(3);
+/// Longest time until all who are asked one after the other say the same; load may come and go meanwhile.
+const AGREE: Duration = Duration::from_secs(40);
 /// Green, yellow and red of the states that are seen here.
 const READY: [bool; 3] = [true, false, false];
 const BUSY: [bool; 3] = [false, true, false];
@@ -275,7 +277,14 @@ fn overload_shows(rack: &Rack) -> Result<()> {
             (load.join(), readings.join(), seen)
         });
         drop(load);
-        let [(begin, busy), (ended, ready)] = seen?;
+        let [(begin, busy), (ended, ready)] = match seen {
+            Ok(seen) => seen,
+            // where others take the processor away again and again, load comes and goes before all were asked
+            Err(error) => {
+                println!("{error:#}");
+                return Ok([PATIENCE; 2]);
+            }
+        };
         let readings = readings.map_err(|_| anyhow!("panicked"))??;
         agree(rack, "pi-3", "ready")?;
         // an attempt in which others took so much that the kernel never counted as much as the node did is void
@@ -350,7 +359,7 @@ fn first(readings: &[(u64, f64)], from: u64, wanted: impl Fn(f64) -> bool) -> Re
 /// While a node is linked, the API says what the lights say, also of load, which comes and goes; but load is not stored.
 fn agree(rack: &Rack, node: &str, words: &str) -> Result<()> {
     let wanted = if words == "ready" { "Ready" } else { "Cpu" };
-    eventually(PATIENCE, format!("all agree that {node} is {words}"), || {
+    eventually(AGREE, format!("all agree that {node} is {words}"), || {
         let table = rack.kubectl(&["get", "node", node, "-o", "wide"])?;
         ensure!(table.trim_end().ends_with(words), "{table}");
         let reason = r#"jsonpath={.status.conditions[?(@.type=="BoardHealthy")].reason}"#;
